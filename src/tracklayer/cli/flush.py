@@ -1,0 +1,239 @@
+"""``tracklayer flush``: what was logged and is not at the tracking server yet is delivered now."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tracklayer.cli import terminal as terminals
+from tracklayer.cli.duration import seconds
+from tracklayer.cli.tracking import PATIENCE, read_settings
+from tracklayer.exceptions import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracklayer.backend import Backend
+    from tracklayer.cli.terminal import Terminal
+    from tracklayer.journal.left import LeftJournal
+    from tracklayer.settings import Settings
+
+LEFT: Final = 1
+"""Exit code: something is left to deliver."""
+
+REFUSED: Final = 3
+"""Exit code: everything is delivered, but for values that the server refused."""
+
+EXAMPLES: Final = (
+    "tracklayer flush",
+    "tracklayer flush --watch --interval 30s",
+    "tracklayer flush --from s3://bucket/journals",
+)
+
+
+def flush(
+    context: typer.Context,
+    *,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Do it again and again, until it is interrupted (SIGINT, SIGTERM).")
+    ] = False,
+    interval: Annotated[
+        str, typer.Option("--interval", help="With --watch: the pause between two rounds (30s, 5m).")
+    ] = "30s",
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Deliver what was carried to this folder (the setting carry), any fsspec URL."),
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="Only what is for this server; with --from, to this server.")
+    ] = None,
+) -> None:
+    """Deliver what processes of this machine logged while the tracking server was away, or before they were killed.
+
+    Journals of processes that still run are theirs to deliver and are left alone. Runs whose process died are ended
+    as KILLED, at the time of its last sign of life. It can be repeated at will, also beside running pipelines.
+
+    Exit code 0: nothing is left; 1: something is left, the messages say why; 3: everything is delivered but values
+    that the server refused, which `tracklayer doctor` shows. With --watch: that of the last round.
+    """
+    terminal = terminals.of(context)
+    pause = seconds(interval)
+    settings = read_settings(tracking_uri)
+    flusher = Flusher(terminal, settings, source=source, only_here=tracking_uri is not None)
+    stop = threading.Event()
+    with _stopped_by_signals(stop) if watch else contextlib.nullcontext():
+        while True:
+            outcome = flusher.round(quiet=watch)
+            if not watch or stop.wait(pause):
+                break
+    if outcome.left:
+        raise typer.Exit(LEFT)
+    if outcome.refused:
+        raise typer.Exit(REFUSED)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the journals that were found."""
+
+    delivered: int = 0
+    left: int = 0
+    refused: int = 0
+
+
+class Flusher:
+    """Delivers what is left, a round at a time."""
+
+    def __init__(self, terminal: Terminal, settings: Settings, *, source: str | None, only_here: bool) -> None:
+        """Look for nothing yet.
+
+        Args:
+            terminal: what to write to.
+            settings: where journals and the tracking server are.
+            source: URL of a folder to which journals were carried; None for those of this machine.
+            only_here: only journals for the server of the settings.
+        """
+        self._terminal = terminal
+        self._settings = settings
+        self._source = source
+        self._only_here = only_here
+        self._away: dict[str, str] = {}
+
+    def round(self, *, quiet: bool) -> Outcome:
+        """Deliver what is there now.
+
+        Args:
+            quiet: say nothing where there is nothing to do.
+        """
+        outcome = Outcome()
+        self._away = {}
+        if self._source is None:
+            self._of_this_machine(outcome)
+        else:
+            self._carried(self._source, outcome)
+        for reason in self._away.values():
+            self._terminal.error(reason)
+        if not quiet or outcome.delivered or outcome.left:
+            self._terminal.out.print(_summary(outcome))
+        return outcome
+
+    def _of_this_machine(self, outcome: Outcome) -> None:
+        from tracklayer.journal.left import LeftJournal
+        from tracklayer.journal.recovery import left_behind
+
+        uri = self._uri() if self._only_here else None
+        for path in list(left_behind(self._settings, uri)):
+            journal = LeftJournal.take(path)
+            if journal is not None:
+                self._deliver(journal, outcome)
+            elif path.exists():
+                self._terminal.err.print(f"{path.name}: another process delivers it")
+
+    def _carried(self, url: str, outcome: Outcome) -> None:
+        from tracklayer.journal.carrying import carried, fetched
+        from tracklayer.journal.left import LeftJournal
+
+        for name in carried(url):
+            try:
+                with fetched(url, name) as (folder, fate):
+                    journal = LeftJournal.take(folder)
+                    if journal is None:
+                        outcome.left += 1
+                        self._terminal.error(f"{name} cannot be read: another version may have written it")
+                        continue
+                    if journal.header.tracking_uri != self._uri():
+                        # It came from outside: credentials go to no server but the one that this machine trusts.
+                        journal.close(remove=False)
+                        outcome.left += 1
+                        self._terminal.error(
+                            f"{name} is for {journal.header.tracking_uri}: deliver it with --tracking-uri"
+                        )
+                        continue
+                    before = journal.progress.delivered
+                    fate.delivered = self._deliver(journal, outcome)
+                    fate.changed = journal.progress.delivered > before
+            except StoreError as error:
+                outcome.left += 1
+                self._terminal.error(str(error))
+
+    def _uri(self) -> str | None:
+        backend = self._backend(None)
+        return backend.store.uri if backend else None
+
+    def _backend(self, uri: str | None) -> Backend | None:
+        """The back end of a journal: that of the settings, with its credentials, if it is the same."""
+        from tracklayer.backend import open_backend
+
+        settings = msgspec.structs.replace(self._settings, enabled=True, timeout=max(self._settings.timeout, PATIENCE))
+        own = open_backend(settings)
+        if uri is None or (own is not None and own.store.uri == uri):
+            return own
+        return open_backend(msgspec.structs.replace(settings, tracking_uri=uri))
+
+    def _deliver(self, journal: LeftJournal, outcome: Outcome) -> bool:
+        from tracklayer.journal.recovery import Recovery
+
+        uri, complete = journal.header.tracking_uri, False
+        recovery: Recovery | None = None
+        refused = journal.progress.refused
+        try:
+            backend = None if uri in self._away else self._backend(uri)
+            if backend is not None:
+                backend.store.try_again()
+                recovery = Recovery(journal, backend, self._settings)
+                with self._bar(journal.path.name, journal.end - journal.progress.delivered) as advance:
+                    while recovery.step():
+                        advance(journal.end - recovery.delivery.delivered)
+                for why in set(recovery.delivery.held.values()):
+                    self._terminal.error(f"{journal.path.name}: {why}")
+        except StoreError as error:
+            self._away[uri] = str(error)
+        finally:
+            refused = journal.progress.refused - refused
+            if recovery is not None:
+                complete = recovery.finish()
+            else:
+                journal.close(remove=False)
+        outcome.refused += refused
+        outcome.delivered += complete
+        outcome.left += not complete
+        return complete
+
+    @contextlib.contextmanager
+    def _bar(self, name: str, total: int) -> Iterator[Any]:
+        if not self._terminal.err.is_terminal:
+            yield lambda _left: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        with Progress(*columns, TimeRemainingColumn(), console=self._terminal.err, transient=True) as bar:
+            task = bar.add_task(name, total=max(total, 1))
+            yield lambda left: bar.update(task, completed=total - left)
+
+
+def _summary(outcome: Outcome) -> str:
+    if not (outcome.delivered or outcome.left):
+        return "There is nothing to deliver."
+    parts = [f"{outcome.delivered} journal{'' if outcome.delivered == 1 else 's'} delivered"]
+    if outcome.left:
+        parts.append(f"{outcome.left} left")
+    if outcome.refused:
+        parts.append(f"{outcome.refused} values refused (tracklayer doctor shows them)")
+    return ", ".join(parts) + "."
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """End between two rounds, in order, when asked to."""
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

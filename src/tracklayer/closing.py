@@ -1,0 +1,137 @@
+"""The end of a workflow run: its parent is ended, and whatever of its stage runs nobody ended with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tracklayer import dispatch, naming, registry
+from tracklayer.current import open_here
+from tracklayer.description import NOTE_TAG, with_downstream
+from tracklayer.exceptions import StoreError
+from tracklayer.fence import fence, log
+from tracklayer.identity import member_tag, workflow_run_key
+from tracklayer.linking import consumers_of, read_links, ref_of
+from tracklayer.opening import milliseconds
+from tracklayer.parent import find_parent
+from tracklayer.redaction import Redaction
+
+if TYPE_CHECKING:
+    from tracklayer.backend import Backend
+    from tracklayer.context import RunContext, RunRef, Status
+    from tracklayer.settings import Settings
+    from tracklayer.store import Run
+
+MEMBERS = 10_000
+"""So many stage runs of one workflow run are looked at when it ends."""
+
+DESCRIBED = 100
+"""At most so many upstream runs get their list of downstream runs written anew when a workflow run ends."""
+
+
+def close(
+    context: RunContext,
+    status: Status,
+    settings: Settings,
+    backend: Backend,
+    *,
+    parent: RunRef | None = None,
+    error: str | None = None,
+    ended_at: int | None = None,
+) -> None:
+    """End the parent of a workflow run, safe to repeat.
+
+    Stage runs that are still RUNNING are ended KILLED: their processes died without a word. Those that are open in
+    this very process are not; they will end themselves. Then the runs that fed this workflow run get their lists of
+    downstream runs.
+
+    Args:
+        context: the workflow run (its task does not matter).
+        status: how it ended.
+        settings: the settings.
+        backend: the tracking back end.
+        parent: the parent, if the caller knows it; else it is found by key. There may be none, if no task of the
+            workflow run was tracked: then nothing is done.
+        error: what it failed with, for the parent's tags.
+        ended_at: when it ended, in milliseconds since the epoch; None is now.
+
+    Raises:
+        StoreError: the back end cannot be reached; nothing is half done that a repetition does not do.
+    """
+    ended_at = milliseconds(None) if ended_at is None else ended_at
+    key = workflow_run_key(context.workflow_run)
+    found = parent or backend.parent(key) or _find(context, settings, backend, key)
+    if found is None:
+        log.debug("no stage of %s was tracked: there is no parent to end", key)
+        return
+    store = backend.store
+    members = members_of(settings, backend, found, key)
+    alive = open_here()
+    for run in members:
+        if run.status == "RUNNING" and run.run_id not in alive:
+            store.log_batch(run.run_id, tags={"tracklayer.outcome": "left open"})
+            store.update_run(run.run_id, status="KILLED", end_time=ended_at)
+    if error:
+        message = str(Redaction(settings.redact).mask("error", error))[:1_000]
+        store.log_batch(found.run_id, tags={"tracklayer.error.message": message})
+    store.update_run(found.run_id, status=status, end_time=ended_at)
+    backend.forget(key)
+    dispatch.run_ended(registry.load(settings), found, status, strict=settings.on_error == "raise")
+    if settings.describe_upstream:
+        with fence("describing the runs upstream", settings.on_error):
+            describe_upstream(backend, [*members, store.get_run(found.run_id)])
+
+
+def describe_upstream(backend: Backend, runs: list[Run]) -> None:
+    """Write anew the lists of downstream runs in the descriptions of the runs that feed `runs`."""
+    upstream = list(dict.fromkeys(link.run.run_id for run in runs for link in read_links(run.tags)))
+    for run_id in upstream[:DESCRIBED]:
+        describe_downstream(backend, run_id)
+
+
+def describe_downstream(backend: Backend, run_id: str) -> None:
+    """Write anew the list of downstream runs in a run's description."""
+    store = backend.store
+    try:
+        run = store.get_run(run_id)
+        before = run.tags.get(NOTE_TAG, "")
+        after = with_downstream(before, consumers_of(store, run_id))
+        if after != before and not run.deleted:
+            store.log_batch(run_id, tags={NOTE_TAG: after})
+    except StoreError as error:  # it may be gone, or somebody else's to write to; the links stand all the same
+        log.info("the description of run %s was not brought up to date: %s", run_id, error)
+
+
+def _find(context: RunContext, settings: Settings, backend: Backend, key: str) -> RunRef | None:
+    plugins = registry.load(settings)
+    own = context.of_workflow_run()
+    name = dispatch.experiment_name(plugins, own, strict=settings.on_error == "raise")
+    named = naming.valid_experiment_name(name) if name else naming.experiment_name(own, settings)
+    experiment = backend.store.get_experiment_by_name(named)
+    found = find_parent(backend.store, experiment.experiment_id, key) if experiment else None
+    return ref_of(found) if found else None
+
+
+def members_of(
+    settings: Settings, backend: Backend, parent: RunRef, key: str, *, running: bool = False, limit: int = MEMBERS
+) -> list[Run]:
+    """The stage runs of a workflow run.
+
+    All experiments are searched only where stages may have experiments of their own.
+
+    Args:
+        settings: the settings.
+        backend: the tracking back end.
+        parent: the workflow run's parent.
+        key: the workflow run's key.
+        running: only those that are running.
+        limit: at most so many.
+
+    Raises:
+        StoreError: the back end cannot be reached.
+    """
+    own = {"stage", "task", "task_run", "index", "try"} & naming.fields_of(settings.experiment)
+    plugins = registry.load(settings)
+    hooked = bool(plugins.hook.tracklayer_experiment_name.get_hookimpls())
+    where = [] if own or hooked else [parent.experiment_id]
+    wanted = f"tags.`{member_tag(key)}` != ''" + (" and attributes.status = 'RUNNING'" if running else "")
+    return list(backend.store.search_runs(where, wanted, limit=limit))

@@ -1,0 +1,192 @@
+"""Which stage run is current here: by context variable, by attachment from a parent process, or because it is alone.
+
+A context variable follows async tasks and copied contexts. A plain thread starts with an empty context (before
+Python 3.14), so where exactly one stage is open in the process, that one is current in every thread of it. A child
+process that runs a stage's user code (KFP's executor below the supervisor) is attached by the environment.
+
+While exactly one stage is open, its token is in the environment for subprocesses; with two at once it would be
+anybody's guess whose subprocess it is, so then it is not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from tracklayer.workers import PROCESS_VARIABLE, mark_workers, stage_of_worker, starter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from tracklayer.stage import StageRun
+
+PARENT_VARIABLE: Final = "TRACKLAYER_PARENT"
+"""Environment variable with the token of the run that started this process: a link, never more."""
+
+ATTACH_VARIABLE: Final = "TRACKLAYER_ATTACH"
+"""Environment variable with the token of the stage run whose user code this process runs."""
+
+_CURRENT: ContextVar[StageRun | None] = ContextVar("tracklayer_current_run", default=None)
+
+
+class _OpenStages:
+    """The stages that are open in this process, and what they put into the environment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs: list[StageRun] = []
+        self._exported: dict[str, tuple[str, str | None]] = {}
+
+    def add(self, run: StageRun) -> None:
+        with self._lock:
+            self._runs.append(run)
+            self._export()
+
+    def remove(self, run: StageRun) -> None:
+        with self._lock:
+            self._runs = [other for other in self._runs if other is not run]
+            self._export()
+
+    def refresh(self) -> None:
+        """Export anew: a run that was opened late has its token only now."""
+        with self._lock:
+            self._export()
+
+    def innermost(self) -> StageRun | None:
+        """The run that every thread here must mean: the only one open, or the last of runs one within the other."""
+        with self._lock:
+            innermost = self._runs[-1] if self._runs and self._nested() else None
+            return innermost if innermost is not None and innermost.is_open else None
+
+    def run_ids(self) -> frozenset[str]:
+        """Run ids of the open stages, also those under which they were given out."""
+        with self._lock:
+            ids = [(run.run_id, run.ref.run_id if run.ref else None) for run in self._runs]
+            return frozenset(identifier for both in ids for identifier in both if identifier is not None)
+
+    def exported(self, name: str) -> str | None:
+        """What was put into the variable `name` here; None if nothing was."""
+        with self._lock:
+            told = self._exported.get(name)
+            return told[0] if told else None
+
+    def _export(self) -> None:
+        agreed = self._agreed()
+        mark_workers(agreed.get(PARENT_VARIABLE))
+        for name, (ours, before) in self._exported.items():
+            if os.environ.get(name) == ours:  # else somebody changed it since: theirs to keep
+                if before is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = before
+        self._exported = {}
+        if PARENT_VARIABLE in agreed:
+            agreed[PROCESS_VARIABLE] = str(os.getpid())
+        for name, value in agreed.items():
+            before = os.environ.get(name)
+            if name not in {PARENT_VARIABLE, PROCESS_VARIABLE} and before is not None:
+                continue  # the user's own MLFLOW_TRACKING_URI stands
+            os.environ[name] = value
+            self._exported[name] = (value, before)
+
+    def _agreed(self) -> dict[str, str]:
+        """What every open stage would tell a subprocess; the innermost one's word counts where they are nested."""
+        told = [run.environment() for run in self._runs]
+        if not told or self._nested():
+            return told[-1] if told else {}
+        # Stages side by side have tokens of their own, but mostly one tracking URI: MLflow's calls in them need it.
+        return {name: value for name, value in told[0].items() if all(other.get(name) == value for other in told)}
+
+    def _nested(self) -> bool:
+        """True if the open stages are one within the other."""
+        return all(inner.outer is outer for outer, inner in zip(self._runs, self._runs[1:], strict=False))
+
+
+@lru_cache(maxsize=1)
+def _open_stages() -> _OpenStages:
+    return _OpenStages()
+
+
+def current_run() -> StageRun | None:
+    """The stage run in which this code runs; None outside of one.
+
+    In a thread or task that was started inside a stage this is that stage's run, as long as its context was copied
+    (asyncio does) or it is the only one open in the process.
+    """
+    run = _CURRENT.get()
+    if run is not None and run.is_open:
+        return run
+    return _open_stages().innermost() or _attached()
+
+
+def _attached() -> StageRun | None:
+    """The stage run of another process that this one was attached to."""
+    token, process_id = stage_of_worker() or (os.environ.get(ATTACH_VARIABLE), starter())
+    if not token:
+        return None
+    key = (os.getpid(), token)  # a fork must not share its parent's connection
+    if key not in _attachments():
+        from tracklayer.attaching import attach
+
+        _attachments()[key] = attach(token, process_id=process_id)
+    return _attachments()[key]
+
+
+@lru_cache(maxsize=1)
+def _attachments() -> dict[tuple[int, str], StageRun | None]:
+    """The runs that this process is attached to; None for one that it cannot log to."""
+    return {}
+
+
+def open_here() -> frozenset[str]:
+    """Run ids of the stages that are open in this process: their code still runs, whatever the orchestrator says."""
+    return _open_stages().run_ids()
+
+
+def inherited_token() -> str | None:
+    """The token that this process was given from outside, in `PARENT_VARIABLE`; None if there is none.
+
+    What a stage of this very process put there for its own subprocesses does not count.
+    """
+    value = os.environ.get(PARENT_VARIABLE)
+    return value if value and value != _open_stages().exported(PARENT_VARIABLE) else None
+
+
+@contextmanager
+def entered(run: StageRun) -> Iterator[None]:
+    """Make `run` the current one for the block."""
+    stages = _open_stages()
+    token = _CURRENT.set(run)
+    stages.add(run)
+    _tell_mlflow()
+    try:
+        yield
+    finally:
+        stages.remove(run)
+        try:
+            _CURRENT.reset(token)
+        except ValueError:  # a generator was closed in another context than it was started in
+            _CURRENT.set(None)
+
+
+def _tell_mlflow() -> None:
+    """Where user code has mlflow loaded already, what is active there outside of the stage must not catch its calls."""
+    plugin = sys.modules.get("tracklayer.mlflow_plugins.store")
+    if plugin is not None:
+        plugin.stage_entered()
+
+
+def refresh_environment() -> None:
+    """Put the token of a run that got its id only now into the environment."""
+    _open_stages().refresh()
+
+
+def subprocess_environment(token: str | None, tracking_uri: str | None, variable: str) -> Mapping[str, str]:
+    """Variables that carry a token (None: none yet) and the tracking URI to another process."""
+    told = {variable: token, "MLFLOW_TRACKING_URI": tracking_uri, "TRACKLAYER_TRACKING_URI": tracking_uri}
+    return {name: value for name, value in told.items() if value}

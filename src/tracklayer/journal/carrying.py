@@ -1,0 +1,346 @@
+"""A journal leaves a machine whose disk goes away: packed, to a folder of any file system that fsspec knows.
+
+Folders of this machine (``file:///…`` or a path) need no fsspec. What is packed is meant for whoever may read that
+folder: it holds what was logged, and no credentials. What is unpacked came from outside: only files that a journal
+consists of are taken out, and it is delivered to no other server than the one that the reader's own settings name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+from tracklayer.exceptions import StoreError
+from tracklayer.store.endpoint import without_credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("tracklayer")
+
+SUFFIX: Final = ".journal.tar.gz"
+"""How the names of packed journals end."""
+
+TAKEN: Final = 3600.0
+"""Seconds after which a packed journal that somebody took, and did not bring back, may be taken by another."""
+
+PUTTING: Final = 60.0
+"""Longest time that the end of a process waits for a packed journal to be put where it is to be, in seconds."""
+
+FAILED: Final = 3
+"""Exit code of a process that could not do it, and said why."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_TAKEN: Final = re.compile(r"(?P<name>.+)\.taken-(?P<at>\d{10,15})")
+_MEMBER: Final = re.compile(r"\d{20}\.seg|progress|refused\.jsonl|files/[0-9a-z]{1,64}")
+
+
+class CarryingError(StoreError):
+    """A packed journal could not be put into its folder, or not be fetched from there."""
+
+
+class Shelf(Protocol):
+    """A folder in which packed journals are."""
+
+    def names(self) -> list[str]:
+        """Names of the files in it; none if there is no such folder."""
+
+    def put(self, name: str, source: Path) -> None:
+        """Copy a local file to it, whole or not at all."""
+
+    def get(self, name: str, target: Path) -> None:
+        """Copy a file of it to a local one."""
+
+    def rename(self, name: str, other: str) -> None:
+        """Give a file another name."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error if it is not there."""
+
+
+class LocalShelf:
+    """A folder of this machine, or one that is mounted there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        """Names of the files in it."""
+        return [entry.name for entry in self._path.iterdir()] if self._path.is_dir() else []
+
+    def put(self, name: str, source: Path) -> None:
+        """Copy a local file to it, whole or not at all, readable for this user alone."""
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = self._path / f".{secrets.token_hex(8)}.part"
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+                shutil.copyfileobj(content, file, 1_048_576)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self._path / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def get(self, name: str, target: Path) -> None:
+        """Copy a file of it to a local one."""
+        shutil.copyfile(self._path / name, target)
+
+    def rename(self, name: str, other: str) -> None:
+        """Give a file another name."""
+        (self._path / name).rename(self._path / other)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error if it is not there."""
+        (self._path / name).unlink(missing_ok=True)
+
+
+class RemoteShelf:
+    """A folder of a file system that fsspec knows."""
+
+    def __init__(self, files: Any, root: str) -> None:
+        self._files = files
+        self._root = root.rstrip("/")
+
+    def names(self) -> list[str]:
+        """Names of the files in it."""
+        try:
+            found = self._files.ls(self._root, detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        except TypeError:  # a file system that keeps no listing
+            found = self._files.ls(self._root, detail=False)
+        return [str(path).rstrip("/").rpartition("/")[2] for path in found]
+
+    def put(self, name: str, source: Path) -> None:
+        """Copy a local file to it. Object stores show it when it is whole; elsewhere it gets its name last."""
+        with contextlib.suppress(Exception):  # object stores have no folders
+            self._files.makedirs(self._root, exist_ok=True)
+        part = f"{self._root}/.{secrets.token_hex(8)}.part"
+        self._files.put_file(str(source), part)
+        self._files.mv(part, f"{self._root}/{name}")
+
+    def get(self, name: str, target: Path) -> None:
+        """Copy a file of it to a local one."""
+        self._files.get_file(f"{self._root}/{name}", str(target))
+
+    def rename(self, name: str, other: str) -> None:
+        """Give a file another name."""
+        self._files.mv(f"{self._root}/{name}", f"{self._root}/{other}")
+
+    def remove(self, name: str) -> None:
+        """Remove a file; no error if it is not there."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{name}")
+
+
+def shelf(url: str) -> Shelf:
+    """The folder that a URL names.
+
+    Raises:
+        CarryingError: fsspec, or what it needs for this kind of URL, is not installed; or there is no such kind.
+    """
+    if (local := _local(url)) is not None:
+        return local
+    try:
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore]
+    except ImportError:
+        raise CarryingError(f"{without_credentials(url)} needs fsspec: install tracklayer[carry]") from None
+    try:
+        files, root = url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        raise CarryingError(f"{without_credentials(url)} needs a library that is not installed: {error}") from None
+    except Exception as error:
+        raise CarryingError(f"{without_credentials(url)} cannot be used ({type(error).__name__})") from None
+    return RemoteShelf(files, root)
+
+
+def _local(url: str) -> LocalShelf | None:
+    """The folder of this machine that a URL names; None for one of far away."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"", "file", "local"} or parts.netloc not in {"", "localhost"}:
+        return None
+    return LocalShelf(Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute())
+
+
+def carry(journal: Path, url: str) -> str:
+    """Pack a journal and put it into a folder.
+
+    Args:
+        journal: its folder; whoever calls holds the lock.
+        url: the folder to put it into.
+
+    Returns:
+        The name that it has there.
+
+    Raises:
+        CarryingError: it could not be put there; nothing is left of it.
+    """
+    name = journal.name + SUFFIX
+    place = _local(url)
+    with _fenced(url), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
+        packed = Path(temporary, name)
+        pack(journal, packed)
+        if place is not None:
+            place.put(name, packed)
+        else:
+            _put_by_another(packed, url)
+    return name
+
+
+def _put_by_another(packed: Path, url: str) -> None:
+    """Let a process of its own do it: the libraries for far away need threads, which the end of a process has not."""
+    script = f"import sys; from {__name__} import put; sys.exit(put(*sys.argv[1:]))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(packed), url],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=PUTTING,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CarryingError(f"{without_credentials(url)} took nothing within {PUTTING:.0f} s") from None
+    if done.returncode:
+        told = done.stderr.decode(errors="replace").strip().splitlines() if done.returncode == FAILED else []
+        raise CarryingError(told[-1] if told else f"{without_credentials(url)}: exit code {done.returncode}")
+
+
+def put(packed: str, url: str) -> int:
+    """Put a packed journal into a folder; its exit code for a process that does nothing else."""
+    path = Path(packed)
+    try:
+        with _fenced(url):
+            shelf(url).put(path.name, path)
+    except CarryingError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
+    return 0
+
+
+def pack(journal: Path, target: Path) -> None:
+    """Pack a journal's folder into one file, readable for this user alone. Raises OSError."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
+        for path in sorted(journal.rglob("*")):
+            name = path.relative_to(journal).as_posix()
+            if _MEMBER.fullmatch(name) and path.is_file() and not path.is_symlink():
+                entry = tarfile.TarInfo(name)
+                entry.size = path.stat().st_size
+                entry.mode = 0o600
+                with path.open("rb") as content:
+                    # What is appended meanwhile belongs to a later position, and to nobody who was answered.
+                    archive.addfile(entry, io.BufferedReader(content))
+
+
+def unpack(source: Path, target: Path) -> None:
+    """Unpack a journal into a new folder. Whatever is in it that is no part of a journal is left out.
+
+    Raises:
+        OSError: it is no packed journal.
+    """
+    (target / "files").mkdir(mode=0o700, parents=True)
+    target.chmod(0o700)
+    try:
+        with tarfile.open(source, mode="r:gz") as archive:
+            for entry in archive:
+                content = archive.extractfile(entry) if entry.isfile() and _MEMBER.fullmatch(entry.name) else None
+                if content is not None:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                    with os.fdopen(os.open(target / entry.name, flags, 0o600), "wb") as file:
+                        shutil.copyfileobj(content, file, 1_048_576)
+    except (tarfile.TarError, EOFError) as error:
+        raise OSError(f"it is no packed journal: {error}") from error
+
+
+def carried(url: str) -> list[str]:
+    """Names of the packed journals in a folder that nobody has taken, the oldest first. Raises CarryingError."""
+    with _fenced(url):
+        return sorted(name for name in shelf(url).names() if _is_free(name))
+
+
+@contextmanager
+def fetched(url: str, name: str) -> Iterator[tuple[Path, Fetched]]:
+    """Take a packed journal from its folder, unpacked into a temporary one.
+
+    What becomes of it says the second value; unless that says that it is delivered, it is put back at the end.
+
+    Raises:
+        CarryingError: somebody else has just taken it, it cannot be read, or it cannot be put back.
+    """
+    place = shelf(url)
+    taken = f"{_plain(name)}.taken-{int(time.time() * 1000)}"
+    with _fenced(url), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
+        place.rename(name, taken)
+        outcome = Fetched()
+        try:
+            packed, folder = Path(temporary, "packed"), Path(temporary, _plain(name).removesuffix(SUFFIX))
+            place.get(taken, packed)
+            unpack(packed, folder)
+            yield folder, outcome
+            if not outcome.delivered and outcome.changed and folder.is_dir():
+                again = Path(temporary, "again")
+                pack(folder, again)
+                place.put(taken, again)
+        finally:
+            if outcome.delivered:
+                place.remove(taken)
+            else:
+                place.rename(taken, _plain(name))
+
+
+class Fetched:
+    """What becomes of a journal that was fetched.
+
+    Attributes:
+        delivered: True if nothing of it is left.
+        changed: True if a part of it is delivered.
+    """
+
+    delivered = False
+    changed = False
+
+
+def _is_free(name: str) -> bool:
+    found = _TAKEN.fullmatch(name)
+    if found is not None:
+        return _is_packed(found["name"]) and time.time() - int(found["at"]) / 1000 > TAKEN
+    return _is_packed(name)
+
+
+def _is_packed(name: str) -> bool:
+    return name.endswith(SUFFIX) and _NAME.fullmatch(name) is not None
+
+
+def _plain(name: str) -> str:
+    found = _TAKEN.fullmatch(name)
+    return found["name"] if found else name
+
+
+@contextmanager
+def _fenced(url: str) -> Iterator[None]:
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        # What a storage library says may hold a signed URL; of local files it is worth knowing.
+        told = str(error) if isinstance(error, OSError) and error.filename else type(error).__name__
+        raise CarryingError(f"{without_credentials(url)}: {told}") from error

@@ -1,0 +1,452 @@
+"""A journal becomes requests: in order for each run, in as few of them as MLflow's limits allow, and each run for itself.
+
+Records are read a window at a time. What is logged to a run is gathered into parcels until one fills a request, until
+an operation of the same run comes that has to wait for it (its end), or until whoever drives this wants it sent. What
+cannot be delivered yet (it names a run that another machine has still to deliver, or the server fails with this run
+and with no other) is *held*: its run is passed over from there on, and tried again later. Nothing before the lowest
+position of what is gathered or held counts as delivered.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from tracklayer.exceptions import AccessDenied, AlreadyExists, NotFound, Refused, StoreError
+from tracklayer.journal.courier import Abandoned, Courier
+from tracklayer.journal.dead_letters import DeadLetters, letters
+from tracklayer.journal.holding import Holds
+from tracklayer.journal.identities import Held, Identities
+from tracklayer.journal.lanes import FILES, MODEL, lane_of, owner_of
+from tracklayer.journal.operations import (
+    Begin,
+    Close,
+    Consumed,
+    Create,
+    CreateModel,
+    DeleteTag,
+    End,
+    Header,
+    Inputs,
+    LeftOpen,
+    Linked,
+    Log,
+    Outputs,
+    Rename,
+)
+from tracklayer.journal.parcel import Parcel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tracklayer.backend import Backend
+    from tracklayer.journal.operations import Named, NamedModel, Operation
+    from tracklayer.journal.progress import Progress
+    from tracklayer.journal.record import Record
+    from tracklayer.opening import Opened
+    from tracklayer.settings import Settings
+
+log = logging.getLogger("tracklayer")
+
+WINDOW: Final = 262_144
+"""Bytes of the journal that are read at once."""
+
+GATHERED: Final = 5_000
+"""Most items that are gathered for all runs together before they are sent, full requests or not."""
+
+PARCELS: Final = 200
+"""Most runs for which something is gathered at once."""
+
+TRIES: Final = 3
+"""So often one operation may fail, on a server that answers otherwise, before its run is held and others go on."""
+
+LEFT_OPEN: Final = "left-open:"
+"""How the note in the progress begins that a run was left open on purpose."""
+
+BARRIERS: Final = (DeleteTag, Linked, Rename, End)
+"""What has to wait for everything that was logged to its run before."""
+
+_FINAL: Final = (Refused, NotFound, AlreadyExists)
+
+
+class Journal(Protocol):
+    """What delivery needs of a journal, whichever kind it is."""
+
+    progress: Progress
+
+    @property
+    def end(self) -> int:
+        """Position behind the last record."""
+
+    def read(self, position: int, limit: int = WINDOW) -> list[Record]:
+        """Complete records from `position` on."""
+
+    def file(self, name: str) -> Path:
+        """Where the copy of an artifact can be read."""
+
+
+def nobody(identifier: str) -> bool:
+    """No id: for callers that know of none."""
+    del identifier
+    return False
+
+
+def unheard(identifier: str, named: Named | NamedModel, opened: Opened | None) -> None:
+    """Nobody listens."""
+    del identifier, named, opened
+
+
+def untroubled(identifier: str, error: Exception) -> None:
+    """Nobody cares."""
+    del identifier, error
+
+
+class Delivery:
+    """Delivers one journal; has no thread of its own and is used by one at a time.
+
+    Attributes:
+        settled: position up to which everything is delivered, refused or held; may be read from any thread.
+        identities: what the server calls the runs and models of the journal.
+        requests: counts up with everything that was delivered, so that progress can be told from a standstill.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        backend: Backend,
+        settings: Settings,
+        *,
+        recovering: bool,
+        on_named: Callable[[str, Named | NamedModel, Opened | None], None] = unheard,
+        given: Callable[[str], bool] = nobody,
+        cancelled: Callable[[str], bool] = nobody,
+        on_trouble: Callable[[str, Exception], None] = untroubled,
+    ) -> None:
+        """Begin where the journal's progress says.
+
+        Args:
+            journal: what to deliver.
+            backend: where to.
+            settings: those of whoever delivers.
+            recovering: True for a journal whose process has ended.
+            on_named: told when a run or model has come to be: its local id, what the server calls it, and, for a
+                stage, all that is known about it.
+            given: whether a local id was given out to user code; asked when its run is created.
+            cancelled: whether a run that was begun is not to be any more.
+            on_trouble: told what is wrong with one run or model alone, by its local id.
+        """
+        self._journal = journal
+        self._store = backend.store
+        self._on_trouble = on_trouble
+        self._position = journal.progress.delivered
+        self.settled = self._position
+        self.identities = Identities(backend.store, journal.progress)
+        self._letters = DeadLetters(backend.store, journal.progress)
+        self._courier = Courier(
+            journal,
+            backend,
+            settings,
+            self.identities,
+            recovering=recovering,
+            given=given,
+            cancelled=cancelled,
+            on_named=on_named,
+            on_refused=self._letters.keep,
+        )
+        self._parcels: dict[str, Parcel] = {}
+        self._holds = Holds()
+        self._dead: dict[str, str | None] = {}
+        self._troubles: dict[str, int] = {}
+        self._retrying: tuple[set[str], int] | None = None
+        self._full: set[str] = set()
+        self._gathered = 0
+        self.requests = 0
+
+    @property
+    def delivered(self) -> int:
+        """Position before which everything is delivered."""
+        held = self._holds.first()
+        return self._gathered_from() if held is None else min(held, self._gathered_from())
+
+    def _gathered_from(self) -> int:
+        return min((parcel.position for parcel in self._parcels.values()), default=self._position)
+
+    @property
+    def unread(self) -> bool:
+        """True if there is something in the journal that was not looked at yet."""
+        return self._position < self._journal.end
+
+    @property
+    def held(self) -> dict[str, str]:
+        """Why runs are held, by their local ids. May be called from any thread."""
+        return self._holds.reasons
+
+    @property
+    def gathered_since(self) -> float | None:
+        """When the oldest of what is gathered was, on the monotonic clock; None if nothing is."""
+        return min((parcel.since for parcel in self._parcels.values()), default=None)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When, on the monotonic clock, something that is held is worth another try; None if nothing is held."""
+        return self._holds.retry_at
+
+    def step(self, *, whole: bool = True) -> bool:
+        """Deliver the next window.
+
+        Args:
+            whole: also send what does not fill a request, at the end of the journal; False leaves it gathered.
+
+        Returns:
+            False when there is nothing left to do now.
+
+        Raises:
+            StoreError: the server is away, or lets nobody in. Nothing is lost, and the same step may be tried again.
+        """
+        try:
+            if self._position < self._journal.end and (records := self._journal.read(self._position)):
+                for record in records:
+                    self._take(record)
+                    self._position = record.next
+                    self._send_full()
+                return True
+            if whole and self._parcels:
+                self.send()
+                return True
+            return self._retry()
+        finally:
+            self.settled = self._gathered_from()
+            self._journal.progress.advance(self.delivered)
+
+    def send(self) -> None:
+        """Send everything that is gathered. Raises StoreError."""
+        for lane in list(self._parcels):
+            self._send(lane)
+
+    # One record after the other
+
+    def _take(self, record: Record) -> None:
+        operation = record.operation
+        lane = lane_of(operation)
+        if self._holds.passes(lane, record.position) or (lane in self._dead and self._is_dead(operation, lane)):
+            return
+        try:
+            self._perform(operation, record, lane)
+        except Held as held:
+            self._hold(lane, record.position, str(held), held.id)
+        except Abandoned:
+            self._dead[lane] = None
+        except _FINAL as error:
+            self._give_up(operation, lane, record.position, error)
+        except StoreError as error:
+            self._judge(lane, record.position, error)
+        except Exception as error:
+            log.warning("tracking: delivering %s failed: %s", type(operation).__name__, error, exc_info=error)
+            self._trouble(lane, record.position, error)
+        else:
+            if self._troubles and lane not in self._holds:
+                self._troubles.pop(lane, None)
+
+    def _is_dead(self, operation: Operation, lane: str) -> bool:
+        """Whether nothing can become of an operation, because its run is not to be."""
+        if isinstance(operation, Begin):  # with which it may come to life again
+            del self._dead[lane]
+            return False
+        self._bury(operation, self._dead[lane])
+        return True
+
+    def _perform(self, operation: Operation, record: Record, lane: str) -> None:
+        if isinstance(operation, Log):
+            self._gather(operation, lane, record.position)
+        elif isinstance(operation, Inputs | Outputs | Consumed):
+            self._gather_more(operation, lane, record.position)
+        elif isinstance(operation, LeftOpen):
+            self._journal.progress.trying(LEFT_OPEN + operation.run)
+        elif not isinstance(operation, Header):
+            if isinstance(operation, Close):
+                self.send()
+            elif isinstance(operation, BARRIERS) and not self._send(lane):
+                return
+            self._courier.perform(operation, record.at)
+            self.requests += 1
+
+    def _gather(self, operation: Log, lane: str, position: int) -> None:
+        run_id, metrics, tags = self._courier.gathered(operation)
+        parcel = self._parcels.get(lane) or self._parcel(lane, run_id, position)
+        parcel.add(position, metrics, operation.params, tags, yields=operation.yielding)
+        self._gathered += len(metrics) + len(operation.params) + len(tags)
+        if parcel.full:
+            self._full.add(lane)
+
+    def _gather_more(self, operation: Inputs | Outputs | Consumed, lane: str, position: int) -> None:
+        resolve = self._courier.resolve
+        run_id = resolve(operation.run)
+        if isinstance(operation, Inputs):
+            models = [resolve(model) for model in operation.models]
+            self._parcel(lane, run_id, position).add_inputs(operation.datasets, models)
+        elif isinstance(operation, Outputs):
+            made = [(resolve(model), step) for model, step in operation.models]
+            self._parcel(lane, run_id, position).add_outputs(made)
+        else:
+            tags, dataset = self._courier.consumed(operation)
+            parcel = self._parcel(lane, run_id, position)
+            parcel.add(position, (), {}, tags)
+            parcel.add_inputs([dataset], ())
+
+    def _parcel(self, lane: str, run_id: str, position: int) -> Parcel:
+        parcel = self._parcels.get(lane)
+        if parcel is None:
+            parcel = self._parcels[lane] = Parcel(run_id, position)
+        return parcel
+
+    def _send_full(self) -> None:
+        """Send what fills requests, once a record is taken; all that is gathered, if that is much."""
+        if self._gathered > GATHERED or len(self._parcels) > PARCELS:
+            self.send()
+            self._gathered = 0
+        while self._full:
+            self._send(next(iter(self._full)), whole=False)
+
+    def _send(self, lane: str, *, whole: bool = True) -> bool:
+        """Send what is gathered for a run; False if that cannot be done now, and the run is held."""
+        parcel = self._parcels.get(lane)
+        if parcel is None:
+            self._full.discard(lane)
+            return True
+        before = parcel.size
+        try:
+            refusals = parcel.send(self._store, whole=whole)
+        except _FINAL as error:  # the run itself is gone, not only a value refused
+            if not self._is_gone(parcel.run_id):
+                self._judge(lane, parcel.position, error)
+                return False
+            self._dead[lane] = str(error)
+            refusals = parcel.refused(str(error))
+            whole = True
+        except StoreError as error:
+            self._judge(lane, parcel.position, error)
+            return False
+        self._full.discard(lane)
+        if whole or not parcel.size:
+            self._parcels.pop(lane, None)
+        self._gathered -= before - parcel.size
+        self.requests += 1
+        self._troubles.pop(lane, None)
+        self._letters.keep(parcel.run_id, refusals, tell=lane not in self._dead)
+        self._courier.sent(parcel.run_id, parcel.links)
+        return lane not in self._dead
+
+    def _is_gone(self, run_id: str) -> bool:
+        try:
+            return self._store.get_run(run_id).deleted
+        except NotFound:
+            return True
+
+    # What does not go well
+
+    def _judge(self, lane: str, position: int, error: StoreError) -> None:
+        """Tell trouble with one run from trouble with the server: the latter is raised."""
+        count = self._troubles[lane] = self._troubles.get(lane, 0) + 1
+        if count < TRIES and not lane.startswith(FILES) and not isinstance(error, AccessDenied):
+            raise error
+        try:
+            self._store.ping()
+        except StoreError:
+            raise error from None
+        self._trouble(lane, position, error)
+
+    def _trouble(self, lane: str, position: int, error: Exception) -> None:
+        self._on_trouble(lane, error)
+        if lane not in self._holds:
+            log.warning("tracking: %s waits, the others go on: %s", lane, error)
+        self._hold(lane, position, str(error))
+
+    def _hold(self, lane: str, position: int, why: str, missing: str | None = None) -> None:
+        parcel = self._parcels.get(lane)
+        if parcel is not None and position <= parcel.position:  # it is gathered anew when its run is tried again
+            del self._parcels[lane]
+            self._full.discard(lane)
+            self._gathered -= parcel.size
+        self._holds.hold(lane, position, why, missing)
+        if self._retrying is not None:  # what comes behind has to wait for the next time, too
+            self._retrying[0].discard(lane)
+
+    def _give_up(self, operation: Operation, lane: str, position: int, error: StoreError) -> None:
+        """The server will never take this operation."""
+        if isinstance(operation, Begin | Create | CreateModel):
+            count = self._troubles[lane] = self._troubles.get(lane, 0) + 1
+            self._on_trouble(lane, error)
+            if count < TRIES:  # whatever was in its way (an experiment that somebody has just deleted) may be gone
+                self._hold(lane, position, str(error))
+                return
+            log.error("tracking: the run %s cannot be created, what was logged to it is kept: %s", lane, error)
+            self._dead[lane] = str(error)
+        elif isinstance(error, NotFound) and not owner_of(operation).startswith(MODEL):
+            run_id = self.identities.known(owner_of(operation))
+            if run_id is not None and self._is_gone(run_id):
+                self._dead[lane] = str(error)
+        self._bury(operation, str(error))
+
+    def _bury(self, operation: Operation, reason: str | None) -> None:
+        """Keep what an operation holds among what was refused; nothing of a run that nobody was promised."""
+        if reason is None:
+            return
+        run = owner_of(operation)
+        self._letters.keep(self.identities.known(run) or run, letters(operation, reason), tell=False)
+
+    # What is held is tried again
+
+    def _retry(self) -> bool:
+        """Deliver the next window of what is held and due; False if there is none."""
+        if self._retrying is None:
+            due = self._worth_a_try()
+            first = self._holds.first(due)
+            if first is None:
+                return False
+            self._retrying = due, first
+        due, position = self._retrying
+        records = self._journal.read(position) if position < self._position else []
+        for record in records:
+            if record.position >= self._position:
+                break
+            lane = lane_of(record.operation)
+            if lane in due and self._holds.passes(lane, record.position):
+                self._take_again(record, lane)
+            position = record.next
+            self._retrying = due, position
+            self._send_full()
+        if position >= self._position or not records:
+            self._release(due)
+        return True
+
+    def _worth_a_try(self) -> set[str]:
+        """Those that are due, but for those that wait for an id which is not there yet."""
+        due = self._holds.due()
+        if due:
+            self.identities.ask_again()
+        for lane in list(due):
+            hold = self._holds[lane]
+            if hold.missing is not None and self.identities.resolved(hold.missing) == hold.missing:
+                self._holds.hold(lane, hold.position, hold.why, hold.missing)
+                due.discard(lane)
+        return due
+
+    def _take_again(self, record: Record, lane: str) -> None:
+        hold = self._holds[lane]
+        hold.tried = True
+        try:
+            self._take(record)
+        finally:
+            hold.tried = False
+        if self._holds[lane] is hold:  # else it is held once more
+            hold.position = record.next
+
+    def _release(self, due: set[str]) -> None:
+        """All that they had left was tried."""
+        for lane in list(due):
+            if self._send(lane) or lane in self._dead:
+                self._holds.release(lane)
+                self._troubles.pop(lane, None)
+            due.discard(lane)
+        self._retrying = None

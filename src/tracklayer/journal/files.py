@@ -1,0 +1,173 @@
+"""Artifacts that are copied aside until they are uploaded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from tracklayer.journal.disk import sync, sync_folder
+from tracklayer.journal.failures import JournalFull
+
+FOLDER: Final = "files"
+
+_CHUNK: Final = 8 * 1024 * 1024
+
+
+class Files:
+    """The copies of one journal. Each is for one `Artifact` record, and goes when that is delivered.
+
+    Safe to use from several threads: copying may take long, and nobody waits for it but who asked.
+
+    Attributes:
+        size: bytes that the copies in the folder take.
+        held: bytes that the copies in memory take.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        """Start with what is there.
+
+        Args:
+            folder: the journal's folder; None if there is none, so that small copies are held in memory.
+        """
+        self.size = 0
+        self.held = 0
+        self._folder = folder
+        self._sizes: dict[str, int] = {}
+        self._memory: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}
+        self._lock = threading.RLock()
+        if folder is not None:
+            with contextlib.suppress(OSError), os.scandir(folder / FOLDER) as entries:
+                self._sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}
+        self.size = sum(self._sizes.values())
+
+    def move_to(self, folder: Path | None) -> None:
+        """From now on copies go here."""
+        self._folder = folder
+
+    def keep(self, source: Path | bytes, size: int, *, room: float, durable: bool) -> str:
+        """Copy it aside; returns the name of the copy.
+
+        Args:
+            source: what to copy.
+            size: its size, as far as is known.
+            room: bytes that may still be taken.
+            durable: wait for the disk.
+
+        Raises:
+            JournalFull: it does not fit.
+            OSError: the source cannot be read, or the copy not be written; nothing is left of it.
+        """
+        folder = self._folder
+        if folder is None:
+            raise OSError("there is no folder for copies")
+        name = os.urandom(16).hex()
+        with self._lock:
+            if size > room:
+                raise JournalFull(f"an artifact of {size} bytes does not fit into the journal: {room:.0f} are left")
+            self.size += size
+            self._sizes[name] = size
+        copy = folder / FOLDER / name
+        try:
+            copy.parent.mkdir(mode=0o700, exist_ok=True)
+            done = _copy(copy, source, durable=durable)
+        except BaseException:
+            with self._lock:
+                self.size -= self._sizes.pop(name)
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)
+            raise
+        with self._lock:
+            self.size += done - size
+            self._sizes[name] = done
+        return name
+
+    def hold(self, source: Path | bytes, size: int, *, room: float) -> str:
+        """Keep a copy in memory, where there is no disk for it; returns its name.
+
+        Raises:
+            JournalFull: it does not fit, or this system cannot.
+            OSError: the source cannot be read.
+        """
+        if size > room or not hasattr(os, "memfd_create"):
+            raise JournalFull(f"no file can be written, and an artifact of {size} bytes does not fit into memory")
+        name = os.urandom(16).hex()
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            done = _fill(descriptor, source)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        with self._lock:
+            self._memory[name] = descriptor
+            self._sizes[name] = done
+            self.held += done
+        return name
+
+    def path(self, name: str) -> Path:
+        """Where a copy can be read. It need not be there any more."""
+        if name in self._memory:
+            return Path(f"/proc/{os.getpid()}/fd/{self._memory[name]}")
+        if self._folder is None or not name.isalnum():
+            raise FileNotFoundError(f"there is no copy {name!r} in this journal")
+        return self._folder / FOLDER / name
+
+    def recorded(self, name: str, position: int) -> None:
+        """Its `Artifact` record ends at `position`."""
+        self._recorded[name] = position
+
+    def release(self, position: int) -> None:
+        """Everything before `position` is delivered: the copies for it go. Raises OSError."""
+        with self._lock:
+            for name in [name for name, end in self._recorded.items() if end <= position]:
+                del self._recorded[name]
+                size = self._sizes.pop(name, 0)
+                if name in self._memory:
+                    os.close(self._memory.pop(name))
+                    self.held -= size
+                elif self._folder is not None:
+                    (self._folder / FOLDER / name).unlink(missing_ok=True)
+                    self.size -= size
+
+    def close(self) -> None:
+        """Give back what is held in memory."""
+        for descriptor in self._memory.values():
+            os.close(descriptor)
+        self._memory.clear()
+
+
+def _copy(copy: Path, source: Path | bytes, *, durable: bool) -> int:
+    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        done = _fill(descriptor, source)
+        if durable:
+            sync(descriptor)
+            sync_folder(copy.parent)
+            sync_folder(copy.parent.parent)
+    finally:
+        os.close(descriptor)
+    return done
+
+
+def _fill(descriptor: int, source: Path | bytes) -> int:
+    """Write all of `source`; returns how many bytes that were. Where the file system can, blocks are shared."""
+    if isinstance(source, bytes):
+        return _write(descriptor, source)
+    done = 0
+    with source.open("rb", buffering=0) as file:
+        with contextlib.suppress(OSError, AttributeError):
+            while count := os.copy_file_range(file.fileno(), descriptor, _CHUNK):
+                done += count
+        while chunk := file.read(_CHUNK):
+            done += _write(descriptor, chunk)
+    return done
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return len(data)

@@ -1,0 +1,117 @@
+"""What the children of this process left behind when they were killed is delivered before it ends its stage.
+
+A worker that is ended by a signal (as `multiprocessing.Pool` ends its own), or by ``os._exit``, has its journal on the
+disk and nobody to deliver it. Its parent is the next who can, and knows that it is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from tracklayer.exceptions import StoreError
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.recovery import Recovery
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tracklayer.backend import Backend
+    from tracklayer.settings import Settings
+
+log = logging.getLogger("tracklayer")
+
+
+def inherit(backend: Backend, settings: Settings, *, since: int, limit: float) -> bool:
+    """Deliver, here and now, what processes of this machine left behind that began after this one.
+
+    Whose children they were does not show in their journals. So it may be another process's, which is delivered then, too.
+
+    Args:
+        backend: the back end that it is for.
+        settings: where journals are.
+        since: when this process began with what it does, in milliseconds since the epoch.
+        limit: seconds for it at most, as far as a single request allows.
+
+    Returns:
+        False if something is left, because the server is away or time is over.
+    """
+    deadline = time.monotonic() + limit
+    for path in left_since(settings, since):
+        if time.monotonic() > deadline:
+            return False
+        journal = LeftJournal.take(path)
+        if journal is None:
+            continue
+        if not _is_of(journal, backend, since):
+            journal.close(remove=False)
+        elif not _delivered(Recovery(journal, backend, settings), deadline):
+            return False
+    return True
+
+
+def left_since(settings: Settings, since: int) -> Iterator[Path]:
+    """Folders of journals that were begun since then on this machine, as far as their names tell; some may be in use.
+
+    Nothing is read: there may be thousands of others.
+    """
+    first = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(since / 1000))
+    for folder in JournalFolder.every(settings):
+        yield from (path for path in folder.paths() if path.name >= first)
+
+
+def _is_of(journal: LeftJournal, backend: Backend, since: int) -> bool:
+    header = journal.header
+    here = header.host == socket.gethostname() and header.started_at >= since
+    return here and header.tracking_uri == backend.store.uri
+
+
+def _delivered(recovery: Recovery, deadline: float) -> bool:
+    try:
+        while recovery.step():
+            if time.monotonic() > deadline:
+                return False
+    except StoreError as error:
+        log.info("what a child process left is delivered later: %s", error)
+        return False
+    finally:
+        recovery.finish()
+    return True
+
+
+def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
+    """Take what is left of the journals of this process and its children from a machine whose disk goes away.
+
+    What is carried is removed here, so that nobody delivers it from two places.
+
+    Args:
+        settings: where journals are.
+        url: the folder to put them into, any that fsspec knows.
+        since: when this process began with what it does, in milliseconds since the epoch.
+
+    Returns:
+        The names that they have there; empty if nothing was left.
+
+    Raises:
+        StoreError: they could not be put there; what was not is still here.
+    """
+    from tracklayer.journal.carrying import carry
+
+    names = []
+    for path in left_since(settings, since):
+        journal = LeftJournal.take(path)
+        if journal is None:
+            continue
+        carried = False
+        try:
+            here = journal.header.host == socket.gethostname() and journal.header.started_at >= since
+            if here and journal.progress.delivered < journal.end:
+                names.append(carry(path, url))
+                carried = True
+        finally:
+            journal.close(remove=carried)
+    return names

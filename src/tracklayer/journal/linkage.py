@@ -1,0 +1,185 @@
+"""Links to runs that are not there yet, and to those that have come since: written when they can be, and put right.
+
+A run is linked to by the id that was given out, and the link is put right by whoever comes second. A run that only
+ought to be there, by an orchestrator's word, is expected: the consumer has a tag that says so, which nobody sees, and
+becomes a link when the run has been delivered and has ended well.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
+
+from tracklayer.context import LinkKind, Upstream
+from tracklayer.creation import is_expected
+from tracklayer.description import NOTE_TAG, with_upstream
+from tracklayer.exceptions import NotFound, Refused
+from tracklayer.identity import ROOT_TAG, UPSTREAM_TAG, upstream_tag
+from tracklayer.journal.identities import Held
+from tracklayer.linking import link_tags, ref_of
+from tracklayer.provisional import EXPECTED_TAG, ID_TAG, PENDING, id_tag, is_provisional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tracklayer.backend import Backend
+    from tracklayer.journal.identities import Identities
+    from tracklayer.opening import Opened, Opening
+    from tracklayer.settings import Settings
+    from tracklayer.store import Run
+
+log = logging.getLogger("tracklayer")
+
+CONSUMERS: Final = 1_000
+"""At most so many runs are looked at that were linked to one before it existed."""
+
+
+class Linkage:
+    """The links of the runs of one journal. Every method raises `StoreError` and may be repeated then."""
+
+    def __init__(self, backend: Backend, settings: Settings, identities: Identities) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            backend: where the runs are.
+            settings: those of whoever delivers.
+            identities: what the server calls the runs of the journal.
+        """
+        self._backend = backend
+        self._settings = settings
+        self._ids = identities
+        self._derived: dict[str, list[str]] = {}
+
+    def sent(self, run_id: str, tags: Iterable[str]) -> None:
+        """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
+        for key in tags:
+            identifier = key.removeprefix(UPSTREAM_TAG)
+            if key.startswith(UPSTREAM_TAG) and is_provisional(identifier):
+                self._look_again_for(run_id, identifier)
+
+    def _look_again(self, consumer: str, upstream: Upstream) -> None:
+        if is_provisional(upstream.run.run_id):
+            self._look_again_for(consumer, upstream.run.run_id)
+
+    def _look_again_for(self, consumer: str, identifier: str) -> None:
+        # It may have come while we wrote, and whoever created it may have looked before we had written.
+        found = self._ids.find(identifier)
+        if found is not None:
+            self._ids.ask_again()
+            _right(self._backend.store, self._backend.store.get_run(consumer), identifier, found)
+            self._describe([found.run_id])
+
+    def right_consumers(self, identifier: str, run_id: str) -> None:
+        """Let the links that were made with an id that was given out lead to the run that it stands for."""
+        store = self._backend.store
+        consumers = store.search_runs([], f"tags.`{upstream_tag(identifier)}` != ''", limit=CONSUMERS)
+        if not consumers:
+            return
+        run = store.get_run(run_id)
+        for consumer in consumers:
+            try:
+                _right(store, consumer, identifier, run)
+            except (NotFound, Refused) as error:
+                log.info("the link of run %s to %s was not brought up to date: %s", consumer.run_id, run_id, error)
+        self._describe([run_id])
+
+    def _found(self, item: Upstream) -> Upstream:
+        """The link with the server's id, as far as it is known."""
+        if not is_expected(item):
+            run = self._ids.resolved_ref(item.run)
+            return item if run is None else replace(item, run=run)
+        found = self._finished(item.run.run_id)
+        return item if found is None else replace(item, run=ref_of(found))
+
+    def _finished(self, identifier: str) -> Run | None:
+        """The newest run that was expected under this id. It has ended: whoever expects it came after it."""
+        where = f"tags.`{id_tag(identifier)}` != '' and attributes.status = 'FINISHED'"
+        order = ["attributes.start_time DESC"]
+        found = self._backend.store.search_runs([], where, order_by=order, limit=1)
+        return found[0] if found else None
+
+    def ended(self, local: str, run_id: str) -> None:
+        """A run has ended well: those that expected it before it was delivered are linked to it."""
+        for identifier in self._derived.pop(local, ()):
+            self._grant_all(identifier, run_id)
+
+    def _grant_all(self, identifier: str, run_id: str) -> None:
+        store = self._backend.store
+        consumers = store.search_runs([], f"tags.`{EXPECTED_TAG}{identifier}` != ''", limit=CONSUMERS)
+        run = store.get_run(run_id) if consumers else None
+        for consumer in consumers:
+            if run is not None:
+                self._grant(consumer, identifier, run)
+
+    def _grant(self, consumer: Run, identifier: str, run: Run) -> None:
+        store, name = self._backend.store, EXPECTED_TAG + identifier
+        kind = consumer.tags.get(name)
+        if kind is None:
+            return
+        item = Upstream(run=ref_of(run), kind=cast("LinkKind", kind) if kind in get_args(LinkKind) else "hand-over")
+        note = with_upstream(consumer.tags.get(NOTE_TAG, ""), item)
+        try:
+            store.log_batch(consumer.run_id, tags={**link_tags([item]), NOTE_TAG: note})
+            store.delete_tag(consumer.run_id, name)
+        except (NotFound, Refused) as error:
+            log.info("run %s was not linked to %s: %s", consumer.run_id, run.run_id, error)
+        self._describe([run.run_id])
+
+    def resolved(self, opening: Opening) -> Opening:
+        """The opening with the server's ids. Raises Held if the stage is not there within which this one was opened."""
+        if opening.outer is not None:
+            outer = self._ids.resolved_ref(opening.outer)
+            if outer is None:
+                raise Held(opening.outer.run_id)
+            opening = replace(opening, outer=outer)
+        elif opening.context.parent is not None:  # while there is none, it is elected, as if it had not been told
+            parent = self._ids.resolved_ref(opening.context.parent)
+            opening = replace(opening, context=replace(opening.context, parent=parent))
+        return replace(opening, upstream=tuple(self._found(item) for item in opening.upstream))
+
+    def begun(self, local: str, opening: Opening, opened: Opened, *, late: bool) -> None:
+        """See to the links of a new run: those that could not be written yet, and those of others to it."""
+        if late:  # it is known by other ids, too, which were derived where it could not be looked for
+            self._derived[local] = [tag.removeprefix(ID_TAG) for tag in opening.tags if tag.startswith(ID_TAG)]
+            for identifier in self._derived[local]:
+                self.right_consumers(identifier, opened.ref.run_id)
+        for link in opened.links:
+            self._look_again(opened.ref.run_id, link.upstream)
+        for item in opening.upstream:
+            if is_expected(item) and (found := self._finished(item.run.run_id)) is not None:
+                self._grant(self._backend.store.get_run(opened.ref.run_id), item.run.run_id, found)
+        if late:
+            self._describe_late(opened)
+
+    def _describe_late(self, opened: Opened) -> None:
+        """Whoever ended the workflow run has described the runs that fed it; a run that comes later does it itself."""
+        if not opened.links or opened.parent is None or not self._settings.describe_upstream:
+            return
+        if self._backend.store.get_run(opened.parent.run_id).status != "RUNNING":
+            self._describe([link.upstream.run.run_id for link in opened.links])
+
+    def _describe(self, run_ids: list[str]) -> None:
+        if self._settings.describe_upstream:
+            from tracklayer.closing import describe_downstream
+
+            for run_id in run_ids:
+                if not is_provisional(run_id):
+                    describe_downstream(self._backend, run_id)
+
+
+def _right(store: Any, consumer: Run, identifier: str, run: Run) -> None:
+    """Let a link lead to the run that was linked to before it existed."""
+    before = upstream_tag(identifier)
+    if before not in consumer.tags:
+        return
+    tags = {upstream_tag(run.run_id): consumer.tags[before]}
+    if consumer.tags.get(ROOT_TAG) == identifier:
+        tags[ROOT_TAG] = run.tags.get(ROOT_TAG, run.run_id)
+    note = consumer.tags.get(NOTE_TAG, "")
+    if identifier in note:
+        place = f"#/experiments/{PENDING}/runs/{identifier}"
+        right = note.replace(place, f"#/experiments/{run.experiment_id}/runs/{run.run_id}")
+        tags[NOTE_TAG] = right.replace(identifier, run.run_id)
+    store.log_batch(consumer.run_id, tags=tags)
+    store.delete_tag(consumer.run_id, before)

@@ -1,0 +1,335 @@
+"""The journal of this process.
+
+What is appended is in the page cache when `LiveJournal.append` returns, and so outlives the process. Where no file can
+be written (no folder, a full disk), it is in memory instead, until a file can be written again; one warning says so.
+The order stays the same, and whoever reads notices nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tracklayer.journal.chain import Chain
+from tracklayer.journal.disk import sync_folder
+from tracklayer.journal.failures import JournalClosed, JournalFull
+from tracklayer.journal.files import Files
+from tracklayer.journal.folder import JournalFolder, discard
+from tracklayer.journal.operations import Artifact, End, GivenOut, LeftOpen, Log, Named, NamedModel
+from tracklayer.journal.progress import Progress
+from tracklayer.journal.record import pack
+from tracklayer.journal.segments import FileSegment, MemorySegment, read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tracklayer.journal.lock import Lock
+    from tracklayer.journal.operations import Header, Operation
+    from tracklayer.journal.record import Record
+    from tracklayer.settings import Settings
+
+log = logging.getLogger("tracklayer")
+
+SEGMENT: Final = 16 * 1024 * 1024
+"""Bytes after which a new file is begun; less where the whole journal may not be much bigger."""
+
+MEMORY: Final = 64 * 1024 * 1024
+"""Bytes that are held in memory at most, where no file can be written."""
+
+BULK: Final = 0.9
+"""The part of the bound that metric points and copies of artifacts may fill; the rest is for everything else."""
+
+ALWAYS: Final = (Named, NamedModel, GivenOut, End, LeftOpen)
+"""What is taken however full the journal is: a few bytes for each run, without which it would stay RUNNING."""
+
+_PAUSE: Final = 1_000
+"""Milliseconds between looks at the disk: is our file still there, can it be written again?"""
+
+
+def open_journal(settings: Settings, header: Header) -> LiveJournal:
+    """This process's journal, where and as the settings say. Never raises: without a folder it is in memory."""
+    return LiveJournal(
+        JournalFolder.of(settings),
+        header,
+        limit=settings.journal_limit,
+        durable=settings.durability == "disk",
+    )
+
+
+class LiveJournal:
+    """A journal that is written. Safe to use from several threads, and from a signal handler.
+
+    A forked child must not use the journal of its parent: what would write raises `JournalClosed` there.
+
+    Attributes:
+        header: what it is for.
+        progress: how far it is delivered.
+        unkept: how many metric points (or other operations) were not taken for want of room, by the run's local id.
+    """
+
+    def __init__(
+        self, folder: JournalFolder | None, header: Header, *, limit: int, durable: bool = False, memory: int = MEMORY
+    ) -> None:
+        """Begin it.
+
+        Args:
+            folder: where journals are; None for one in memory.
+            header: what it is for.
+            limit: bytes that it may take on the disk, copies of artifacts included.
+            durable: wait for the disk after each append.
+            memory: bytes that it may take in memory.
+        """
+        self.header = header
+        self.unkept: dict[str, int] = {}
+        self._folder = folder
+        self._limit = limit
+        self._memory = memory
+        self._durable = durable
+        self._lock = threading.RLock()
+        self._busy = False
+        self._closed = ""
+        self._held: Lock | None = None
+        self._looked_at = 0
+        self._warned = False
+        self._files = Files(None)
+        size = max(4096, min(SEGMENT, (memory if folder is None else limit) // 16))
+        self._chain = Chain(pack(header, header.started_at), size=size, durable=durable, on_failure=self._warn)
+        self.progress = Progress(None, durable=durable, on_advance=self._release)
+        if folder is not None:
+            try:
+                self._settle(folder)
+            except OSError as error:
+                self._warn(error)
+        _fork_aware().add(self)
+
+    @property
+    def path(self) -> Path | None:
+        """Its folder; None while it is in memory only."""
+        return self._chain.path
+
+    @property
+    def end(self) -> int:
+        """Position behind the last record."""
+        with self._lock:
+            return self._chain.end
+
+    @property
+    def at_risk(self) -> bool:
+        """Whether something in it is in memory only, and not delivered: it ends with this process."""
+        with self._lock:
+            delivered = self.progress.delivered
+            return self._files.held > 0 or any(
+                isinstance(segment, MemorySegment) and segment.end > delivered for segment in self._chain.segments
+            )
+
+    def append(self, operation: Operation) -> int:
+        """Add an operation; returns the position behind it.
+
+        Raises:
+            JournalFull: there is no room for it, or not for the metric points in it; the rest of it is kept then.
+            JournalClosed: it is closed, or another process's.
+            ValueError: it holds a number that no journal can.
+        """
+        at = time.time_ns() // 1_000_000
+        frame = pack(operation, at)
+        with self._lock:
+            if self._closed:
+                raise JournalClosed(self._closed)
+            interrupted = self._busy  # by a signal handler that logs, in the middle of what follows
+            try:
+                self._busy = True
+                if not interrupted and not self._looked_at <= at < self._looked_at + _PAUSE:
+                    self._look(at)
+                if self._used() + len(frame) > BULK * self._room():
+                    self._squeeze(operation, at, len(frame))
+                end = self._chain.write(frame, simply=interrupted)
+                if type(operation) is Artifact:
+                    self._files.recorded(operation.file, end)
+            finally:
+                self._busy = interrupted
+        return end
+
+    def keep(self, source: Path | bytes) -> str:
+        """Copy an artifact aside; returns the name for its `Artifact` record, of which each has a copy of its own.
+
+        Raises:
+            JournalFull: there is no room for it, on the disk or in memory.
+            JournalClosed: it is closed, or another process's.
+            OSError: the source cannot be read.
+        """
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        with self._lock:
+            if self._closed:
+                raise JournalClosed(self._closed)
+            disk = self.path is not None
+            on_disk, in_memory = self._chain.size_of(FileSegment), self._chain.size_of(MemorySegment)
+        if disk:
+            room = BULK * self._limit - on_disk - self._files.size
+            try:
+                return self._files.keep(source, size, room=room, durable=self._durable)
+            except OSError as error:
+                if error.filename is not None and str(error.filename) == str(source):
+                    raise
+                self._warn(error)
+        return self._files.hold(source, size, room=BULK * self._memory - in_memory - self._files.held)
+
+    def file(self, name: str) -> Path:
+        """Where the copy of this name can be read. It is gone as soon as it is delivered."""
+        return self._files.path(name)
+
+    def read(self, position: int, limit: int = 262_144) -> list[Record]:
+        """Records from `position` on: about `limit` bytes of them, but at least one.
+
+        An empty list says that there is nothing (more) to be read before what was the `end` when this was called.
+        """
+        with self._lock:
+            segments, end = self._chain.segments, self._chain.end
+        records = read(segments, position, end, limit)
+        expected = max(position, segments[0].start)
+        if expected < (found := records[0].position if records else end):
+            log.warning("the journal %s is damaged: %d bytes are passed over", self.path, found - expected)
+        return records
+
+    def close(self, *, remove: bool, end: int | None = None) -> None:
+        """Write no more, and let others deliver what is left.
+
+        Args:
+            remove: everything is delivered: the folder goes; of one with refused values those are kept.
+            end: the position up to which that is so; if another thread has added something since, nothing is removed.
+                None for all of it, whatever that is.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            remove = remove and (end is None or end >= self._chain.end)
+            if not remove:
+                self._save()
+            self._closed = "the journal is closed"
+            self.progress.close()
+            self._files.close()
+            self._chain.close()
+            if remove and self.path is not None:
+                discard(self.path, keep_refused=self.progress.refused > 0)
+            if self._held is not None:
+                self._held.release()
+        _fork_aware().discard(self)
+
+    def forget(self) -> None:
+        """In a forked child: this is the parent's. Its files are let go of, and stay as they are."""
+        self._lock = threading.RLock()  # another thread of the parent may hold the old one for good
+        self._closed = f"the journal belongs to the process {self.header.pid}"
+        self.progress.forget()
+        self._chain.close()
+        self._files.close()
+        if self._held is not None:
+            self._held.forget()
+
+    def _look(self, at: int) -> None:
+        """Once a second: is our file still there, or (where there is none) can one be written by now?"""
+        self._looked_at = at
+        if self._chain.in_memory:
+            self._save()
+        elif self._chain.lost:
+            # What was in it can still be read here; what comes goes to a new folder.
+            self._chain.fall_back(FileNotFoundError(f"somebody removed {self.path}"))
+            self._chain.path = None
+            self._files.move_to(None)
+            if self._held is not None:
+                self._held.release()
+            self._held = None
+
+    def _save(self) -> None:
+        """Write what is in memory to the disk, if that can be done."""
+        if self._folder is None or not self._chain.in_memory:
+            return
+        try:
+            if self._chain.path is None:
+                self._settle(self._folder)
+            else:
+                self._chain.store(self._chain.path)
+        except OSError:
+            return
+        log.info("the journal can be written again: %s", self.path)
+        self._warned = False
+
+    def _settle(self, folder: JournalFolder) -> None:
+        """Make the journal's folder, with everything in it that is in memory. Raises OSError."""
+        before = self._chain.segments
+        try:
+            path, self._held = folder.make(self.header, self._chain.store)
+        except OSError:
+            self._chain.keep(before)
+            raise
+        self._chain.moved(path)
+        self._files.move_to(path)
+        self.progress.move_to(path)
+        if self._durable:
+            with contextlib.suppress(OSError):  # what is in it can be read by everybody but after a loss of power
+                sync_folder(path.parent)
+
+    def _release(self, position: int) -> None:
+        """Everything before `position` is delivered: what only that needed goes."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._files.release(position)
+                self._chain.release(position)
+            except OSError as error:
+                log.warning("a delivered part of the journal cannot be removed: %s", error)
+
+    def _used(self) -> int:
+        return self._chain.used + (self._files.held if self._chain.in_memory else self._files.size)
+
+    def _room(self) -> int:
+        return self._memory if self._chain.in_memory else self._limit
+
+    def _squeeze(self, operation: Operation, at: int, size: int) -> None:
+        """Only so much is left: decide about an operation. Raises JournalFull if it may not be written."""
+        if isinstance(operation, ALWAYS):
+            return
+        points = len(operation.points) if isinstance(operation, Log) else 0
+        if not points and self._used() + size <= self._room():
+            return
+        run = str(getattr(operation, "run", None) or getattr(operation, "id", None) or "")
+        self.unkept[run] = self.unkept.get(run, 0) + max(points, 1)
+        if isinstance(operation, Log) and points and (operation.params or operation.tags):
+            rest = msgspec.structs.replace(operation, points=())
+            frame = pack(rest, at)
+            with contextlib.suppress(JournalFull):
+                self._squeeze(rest, at, len(frame))
+                self._chain.write(frame, simply=True)
+        what = f"{points} metric points" if points else type(operation).__name__
+        raise JournalFull(f"the journal is full ({self._room()} bytes): {what} of the run {run} cannot be kept")
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "the journal cannot be written (%s): what is logged is kept in memory, at most %d MB of it, until it "
+                "is delivered or can be written; it is lost if this process is killed before",
+                error,
+                self._memory // 1_000_000,
+            )
+
+
+@lru_cache(maxsize=1)
+def _fork_aware() -> weakref.WeakSet[LiveJournal]:
+    """The journals of which a forked child must let go."""
+    journals = weakref.WeakSet[LiveJournal]()
+
+    def forget() -> None:
+        for journal in tuple(journals):
+            journal.forget()
+        journals.clear()
+
+    os.register_at_fork(after_in_child=forget)
+    return journals

@@ -1,0 +1,140 @@
+"""What is gathered for one run until it is worth a request."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from tracklayer.store.delivery import ITEMS, Refusal, deliver
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tracklayer.store import Dataset, Metric, Store
+
+FULL: Final = ITEMS
+"""So many items are one full request."""
+
+
+class Parcel:
+    """Params, metrics, tags, inputs and outputs of one run, in any order: they do not touch each other.
+
+    Attributes:
+        run_id: the server's id of the run.
+        position: where in the journal the first of its records begins; it is not delivered before the parcel is.
+        since: when it was begun, on the monotonic clock.
+        links: names of the tags that were sent last.
+    """
+
+    def __init__(self, run_id: str, position: int) -> None:
+        self.run_id = run_id
+        self.position = position
+        self.links: frozenset[str] = frozenset()
+        self.since = time.monotonic()
+        self._last = position
+        self._metrics: list[Metric] = []
+        self._params: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self._yielding: set[str] = set()
+        self._datasets: dict[tuple[str, str, str | None], Dataset] = {}
+        self._models: dict[str, None] = {}
+        self._outputs: dict[str, int] = {}
+        self._refusals: list[Refusal] = []
+
+    @property
+    def size(self) -> int:
+        """How many params, metrics and tags it holds."""
+        return len(self._metrics) + len(self._params) + len(self._tags)
+
+    @property
+    def full(self) -> bool:
+        """True if it fills a request."""
+        return self.size >= FULL
+
+    def add(
+        self,
+        position: int,
+        metrics: Sequence[Metric],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        *,
+        yields: bool = False,
+    ) -> None:
+        """Add what was logged. The last value of a tag counts; a param keeps its first one, as in MLflow.
+
+        Args:
+            position: where the record begins.
+            metrics: points.
+            params: params.
+            tags: tags.
+            yields: True if the params give way, without a word, to what the run has by their names.
+        """
+        self._last = position
+        self._metrics += metrics
+        self._tags.update(tags)
+        for key, value in params.items():
+            before = self._params.get(key)
+            if before is None:
+                self._params[key] = value
+                if yields:
+                    self._yielding.add(key)
+            elif before != value and not yields:
+                self._refusals.append(
+                    Refusal(kind="param", key=key, value=value, reason=f"the run has it as {before!r}")
+                )
+
+    def add_inputs(self, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
+        """Add what the run read (or, by its context, made), each once."""
+        self._datasets.update({(item.name, item.digest, item.context): item for item in datasets})
+        self._models.update(dict.fromkeys(models))
+
+    def add_outputs(self, models: Sequence[tuple[str, int]]) -> None:
+        """Add models that the run made."""
+        self._outputs.update(models)
+
+    def send(self, store: Store, *, whole: bool) -> list[Refusal]:
+        """Send what fills requests, or all of it. It stays as it is if that fails; sending it again does no harm.
+
+        Args:
+            store: where to.
+            whole: True to send all of it; False leaves the metrics that would begin a new request.
+
+        Returns:
+            What was refused for good.
+
+        Raises:
+            StoreError: see `tracklayer.store.delivery.deliver`.
+        """
+        count = len(self._metrics)
+        if not whole:
+            others = len(self._params) + len(self._tags)
+            count = max((others + count) // FULL * FULL - others, 0)
+        refusals = self._refusals
+        if self._tags or self._params or count:
+            refused = deliver(store, self.run_id, metrics=self._metrics[:count], params=self._params, tags=self._tags)
+            refusals = refusals + [
+                item for item in refused if not (item.kind == "param" and item.key in self._yielding)
+            ]
+        if self._datasets or self._models:
+            store.log_inputs(self.run_id, list(self._datasets.values()), list(self._models))
+        if self._outputs:
+            store.log_outputs(self.run_id, list(self._outputs.items()))
+        self._metrics = self._metrics[count:]
+        self.links = frozenset(self._tags)
+        self._params, self._tags, self._datasets, self._models, self._outputs = {}, {}, {}, {}, {}
+        self._yielding, self._refusals = set(), []
+        self.position = self._last
+        self.since = time.monotonic()
+        return refusals
+
+    def refused(self, reason: str) -> list[Refusal]:
+        """All of it, as refused."""
+        letters = [Refusal(kind="metric", key=item.key, value=str(item.value), reason=reason) for item in self._metrics]
+        letters += [Refusal(kind="param", key=key, value=value, reason=reason) for key, value in self._params.items()]
+        letters += [Refusal(kind="tag", key=key, value=value, reason=reason) for key, value in self._tags.items()]
+        letters += [
+            Refusal(kind="input", key=item.name, value=item.source, reason=reason) for item in self._datasets.values()
+        ]
+        return letters + [
+            Refusal(kind="model", key=key, value="", reason=reason) for key in [*self._models, *self._outputs]
+        ]

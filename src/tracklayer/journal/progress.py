@@ -1,0 +1,252 @@
+"""How far a journal is delivered, and what the server called the runs in it: a small file beside the segments.
+
+Delivery may be repeated, so the file may lag behind what was really delivered; it must never run ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from tracklayer.journal.disk import sync, sync_folder, write_whole
+from tracklayer.journal.operations import Named, NamedModel
+from tracklayer.journal.record import decoder, frames, pack
+from tracklayer.journal.refusals import Refusal, Refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+log = logging.getLogger("tracklayer")
+
+NAME: Final = "progress"
+
+_COMPACT: Final = 262_144
+"""Bytes from which on the file is written anew once it is more than twice as big as it need be."""
+
+_PAUSE: Final = 1.0
+"""Seconds between attempts to write where that failed."""
+
+
+class Delivered(msgspec.Struct, frozen=True, array_like=True, tag="delivered"):
+    """Everything before this position is delivered."""
+
+    position: int
+
+
+class Trying(msgspec.Struct, frozen=True, array_like=True, tag="trying"):
+    """The run or model with this local id is about to be asked for: whoever comes later looks for it first."""
+
+    id: str
+
+
+Note: TypeAlias = Delivered | Trying | Named | NamedModel
+
+
+class Progress:
+    """Safe to use from several threads. Nothing here raises because a disk is full: it is written later then.
+
+    Attributes:
+        delivered: everything before this position is delivered.
+        names: what the server called the runs, by their local ids.
+        models: the same for models.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        writable: bool = True,
+        durable: bool = False,
+        on_advance: Callable[[int], None] | None = None,
+    ) -> None:
+        """Read what is there.
+
+        Args:
+            folder: the journal's folder; None if there is none.
+            writable: False for somebody who only looks, without the journal's lock.
+            durable: wait for the disk after each note.
+            on_advance: told the new position after it was written down.
+        """
+        self.delivered = 0
+        self._names: dict[str, Named] = {}
+        self._models: dict[str, NamedModel] = {}
+        self._trying: set[str] = set()
+        self._refusals = Refusals(folder, writable=writable, durable=durable)
+        self._folder = folder
+        self._writable = writable
+        self._durable = durable
+        self._on_advance = on_advance
+        self._lock = threading.RLock()
+        self._descriptor: int | None = None
+        self._size = 0
+        self._least = 0
+        self._behind = False
+        self._again_at = 0.0
+        self._read()
+
+    @property
+    def names(self) -> Mapping[str, Named]:
+        """What the server called the runs, by their local ids."""
+        return self._names
+
+    @property
+    def refused(self) -> int:
+        """How many values were refused."""
+        return self._refusals.count
+
+    @property
+    def models(self) -> Mapping[str, NamedModel]:
+        """What the server called the models, by their local ids."""
+        return self._models
+
+    def advance(self, position: int) -> None:
+        """Everything before `position` is delivered: segments and copies that only it needed are removed."""
+        with self._lock:
+            if position <= self.delivered:
+                return
+            self._note(Delivered(position))
+        if self._on_advance is not None:
+            self._on_advance(position)
+
+    def trying(self, identifier: str) -> None:
+        """The run or model with this local id is about to be created."""
+        with self._lock:
+            if identifier not in self._trying:
+                self._note(Trying(identifier))
+
+    def tried(self, identifier: str) -> bool:
+        """Whether it was tried before, perhaps by a process that did not live to see the answer."""
+        return identifier in self._trying
+
+    def name(self, named: Named | NamedModel) -> None:
+        """The server's answer."""
+        with self._lock:
+            self._note(named)
+
+    def refuse(self, kind: str, run: str, key: str | None, value: str | None, reason: str) -> None:
+        """Keep a value that the server refused for good. The same one, told again, is kept once."""
+        refusal = Refusal(time.time_ns() // 1_000_000, kind, run, key, value, reason)
+        with self._lock:
+            self._refusals.add(refusal)
+
+    def move_to(self, folder: Path) -> None:
+        """From now on it is written here, with all that was noted before."""
+        with self._lock:
+            self._folder = folder
+            self._behind = True
+            self._again_at = 0.0
+            self._catch_up()
+            self._refusals.move_to(folder)
+
+    def close(self) -> None:
+        """Write what could not be written before, if it can be now; then no more."""
+        with self._lock:
+            self._again_at = 0.0
+            self._catch_up()
+            self._refusals.close()
+            self._writable = False
+            self._abandon()
+
+    def forget(self) -> None:
+        """In a forked child: this is the parent's; nothing is written any more."""
+        self._lock = threading.RLock()  # another thread of the parent may hold the old one for good
+        self._writable = False
+        self._on_advance = None
+        self._abandon()
+
+    def _abandon(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _read(self) -> None:
+        if self._folder is None:
+            return
+        try:
+            data = (self._folder / NAME).read_bytes()
+        except OSError:
+            data = b""
+        decode = decoder(Note).decode
+        for frame in frames(data, 0):
+            with contextlib.suppress(msgspec.MsgspecError):
+                self._take(decode(frame.payload))
+            self._size = frame.next
+        if self._writable and self._size < len(data):  # torn: whatever is added must not stand behind that
+            self._behind = True
+
+    def _take(self, note: Note) -> None:
+        if isinstance(note, Delivered):
+            self.delivered = max(self.delivered, note.position)
+        elif isinstance(note, Trying):
+            self._trying.add(note.id)
+        elif isinstance(note, Named):
+            self._names[note.id] = note
+        else:
+            self._models[note.id] = note
+
+    def _note(self, note: Note) -> None:
+        self._take(note)
+        if self._folder is None or not self._writable:
+            return
+        if self._behind:
+            self._catch_up()
+            return
+        frame = pack(note, time.time_ns() // 1_000_000)
+        try:
+            self._append(frame)
+        except OSError:
+            self._behind = True
+            self._again_at = time.monotonic() + _PAUSE
+            return
+        if self._size > max(_COMPACT, 2 * self._least):
+            self._behind = True
+            self._catch_up()
+
+    def _append(self, frame: bytes) -> None:
+        if self._descriptor is None:
+            assert self._folder is not None
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(self._folder / NAME, flags, 0o600)
+            if self._durable:
+                sync_folder(self._folder)
+        if os.write(self._descriptor, frame) != len(frame):
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError("the disk is full")
+        self._size += len(frame)
+        if self._durable:
+            sync(self._descriptor)
+
+    def _compact(self) -> bytes:
+        """All that is known, in as few frames as it takes."""
+        at = time.time_ns() // 1_000_000
+        open_tries = (Trying(identifier) for identifier in sorted(self._trying))
+        notes: list[Note] = [Delivered(self.delivered), *open_tries, *self._names.values(), *self._models.values()]
+        return b"".join(pack(note, at) for note in notes)
+
+    def _catch_up(self) -> None:
+        """Write the file anew, if it lacks something and it is time for another attempt."""
+        if self._folder is None or not self._writable or time.monotonic() < self._again_at:
+            return
+        if self._behind:
+            path, content = self._folder / NAME, self._compact()
+            fresh = path.with_suffix(".new")
+            try:
+                write_whole(fresh, content, os.O_TRUNC, durable=self._durable)
+                fresh.replace(path)
+                if self._durable:
+                    sync_folder(self._folder)
+            except OSError:
+                self._again_at = time.monotonic() + _PAUSE
+                with contextlib.suppress(OSError):
+                    fresh.unlink(missing_ok=True)
+                return
+            self._abandon()
+            self._size = self._least = len(content)
+            self._behind = False

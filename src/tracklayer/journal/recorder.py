@@ -1,0 +1,419 @@
+"""What the rest of tracklayer calls to have something recorded: it is in the journal then, and on its way.
+
+There is one recorder for each tracking back end of a process. Nothing here raises because of the journal or the
+server, unless somebody asks for that; nothing waits for longer than it is told to.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, cast
+
+import msgspec
+
+from tracklayer.creation import provisionally
+from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
+from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.failures import JournalClosed, JournalFull
+from tracklayer.journal.folder import FORMAT
+from tracklayer.journal.live import open_journal
+from tracklayer.journal.operations import Begin, End, GivenOut, Header, Log, Named, NamedModel
+from tracklayer.journal.promises import Promises
+from tracklayer.journal.sender import Sender
+from tracklayer.provisional import PENDING, provisional_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tracklayer.backend import Backend
+    from tracklayer.journal.operations import Create, CreateModel, Operation
+    from tracklayer.journal.promises import Waiter
+    from tracklayer.journal.recovery import Scavenger
+    from tracklayer.opening import Opened, Opening
+    from tracklayer.settings import Settings
+
+log = logging.getLogger("tracklayer")
+
+STRICT: Final = 120.0
+"""Longest wait, in seconds, for whoever wants to be told that the server is away instead of going on without it."""
+
+RECOVERY: Final = 2.0
+"""Seconds for which the end of a process waits for the delivery of what others left behind."""
+
+UNKEPT_TAG: Final = "tracklayer.unkept"
+"""Tag of a run of which something is missing, because the journal was full when it was logged."""
+
+STOPPING: Final = 10.0
+"""Longest wait, in seconds, for the end of a request before a journal is carried away."""
+
+CARRIED_SETTINGS: Final = (
+    "experiment",
+    "run_name",
+    "parent_name",
+    "team",
+    "project",
+    "version",
+    "instance",
+    "describe_upstream",
+    "redact",
+)
+"""The settings that whoever delivers a journal for somebody else needs."""
+
+
+class Recorder:
+    """Records what is logged at one tracking back end. Safe to use from several threads.
+
+    In a process that was forked from the one that made it, everything goes to a recorder of that process's own.
+
+    Attributes:
+        backend: the tracking back end.
+        settings: the settings with which it was made.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        """Begin a journal; ask the server for nothing yet."""
+        self.backend = backend
+        self.settings = settings
+        self._pid = os.getpid()
+        self._journal = open_journal(settings, _header(backend, settings))
+        self._promises = Promises()
+        self._warned: set[str] = set()
+        self._closed = False
+        self._scavenger: Scavenger | None = None
+        self._delivery = Delivery(
+            self._journal,
+            backend,
+            settings,
+            recovering=False,
+            on_named=self._promises.named,
+            given=self._promises.is_given,
+            cancelled=self._promises.is_cancelled,
+            on_trouble=self._promises.troubled,
+        )
+        self._sender = Sender(
+            self._journal,
+            self._delivery,
+            backend.store,
+            interval=settings.flush_interval,
+            on_failure=self._promises.failed,
+            on_idle=self._idle,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Recorder {self.backend.store.uri}{' (away)' if self.away else ''}>"
+
+    @property
+    def away(self) -> bool:
+        """True after the server could not be reached in time, until it is: then nobody waits for it."""
+        return self._sender.away
+
+    @property
+    def error(self) -> StoreError | None:
+        """Why the server is away; None if it is not."""
+        return self._sender.error
+
+    @property
+    def held(self) -> Mapping[str, str]:
+        """Why runs wait that cannot be delivered yet, by their local ids."""
+        return self._delivery.held
+
+    @property
+    def refused(self) -> int:
+        """How many values the server has refused for good."""
+        return self._journal.progress.refused
+
+    # Recording
+
+    def append(self, operation: Operation) -> None:
+        """Record an operation. Never raises because of the journal: what it cannot take is told in the log, and the run."""
+        if type(operation) is End and (count := self._journal.unkept.get(operation.run)):
+            self.append(Log(operation.run, tags={UNKEPT_TAG: f"{count} values: the journal was full"}))
+        try:
+            self._journal.append(operation)
+        except JournalClosed:
+            if os.getpid() != self._pid:
+                self._heir().append(operation)
+            else:
+                self._warn("closed", f"{type(operation).__name__} came after the end of the process and is lost")
+            return
+        except JournalFull as error:
+            self._warn("full", str(error))
+        except (ValueError, TypeError, OSError) as error:
+            self._warn(type(error).__name__, f"{type(operation).__name__} cannot be kept: {error}")
+            return
+        self._sender.appended(operation)
+
+    def keep(self, source: Path | bytes) -> str:
+        """Copy an artifact aside; its name is for one `Artifact` operation.
+
+        Raises:
+            JournalFull: there is no room for it.
+            OSError: the source cannot be read.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().keep(source)
+        return self._journal.keep(source)
+
+    def file(self, name: str) -> Path:
+        """Where the copy that `keep` made under this name is; it goes when it is delivered."""
+        if os.getpid() != self._pid:
+            return self._heir().file(name)
+        return self._journal.file(name)
+
+    def begin(
+        self,
+        opening: Opening,
+        *,
+        wait: float,
+        strict: bool = False,
+        named: Callable[[Opened], None] | None = None,
+    ) -> Opened:
+        """Have a run created, and wait for it, but not for long.
+
+        Args:
+            opening: what is known about the run.
+            wait: seconds to wait at most; 0 where the server is away.
+            strict: wait until the server has answered or failed, and raise that.
+            named: called, in the sender's thread, when a run that was given out under a provisional id has come to
+                be. A method is held weakly: it keeps nothing alive.
+
+        Returns:
+            The run; with a provisional id, its experiment `PENDING`, if the server did not answer in time.
+
+        Raises:
+            StoreError: only if `strict`.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().begin(opening, wait=wait, strict=strict, named=named)
+        identifier = provisional_id(opening.key)
+        waiter = self._ask(identifier, Begin(identifier, opening), STRICT if strict else wait, strict=strict)
+        if strict and waiter.answer is None:
+            self._promises.cancel(waiter)
+            raise waiter.error or StoreUnavailable(f"{self.backend.store.uri} did not create the run in time")
+        if self._promises.give(waiter, named):
+            self.append(GivenOut(identifier))
+        return cast("Opened", waiter.answer) if waiter.answer is not None else provisionally(opening)
+
+    def create(self, create: Create, *, wait: float) -> Named:
+        """Have a run of user code created, and wait for it, but not for long.
+
+        Args:
+            create: the run, with a provisional id of its own.
+            wait: seconds to wait at most; 0 where the server is away.
+
+        Returns:
+            What the server calls it; with the provisional id as its run id, if it did not answer in time.
+
+        Raises:
+            NotFound: the server said in time that the experiment is not there: there is no such run then.
+            Refused: the server said in time that it takes no such run.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().create(create, wait=wait)
+        told = self._ask_or_give(create.id, create, wait)
+        return told if isinstance(told, Named) else Named(create.id, create.id, create.experiment_id)
+
+    def create_model(self, create: CreateModel, *, wait: float) -> NamedModel:
+        """Have a logged model created, and wait for it, but not for long; see `create`.
+
+        The place of its artifacts is empty if the server did not answer in time.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().create_model(create, wait=wait)
+        told = self._ask_or_give(create.id, create, wait)
+        return told if isinstance(told, NamedModel) else NamedModel(create.id, create.id, "")
+
+    # Sending
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Send what was recorded before, and wait until the server has it, or has refused it.
+
+        Args:
+            timeout: seconds to wait at most; None: for as long as the server takes something now and then.
+
+        Returns:
+            False if something is still to be sent; at once if the server is away.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().flush(timeout)
+        patience = self.settings.connect_timeout + self.settings.timeout + 1.0
+        return self._sender.wait(self._journal.end, patience=patience, limit=timeout)
+
+    def drain(self) -> bool:
+        """What the end of a stage does: send what was recorded, and wait a little for the server to have it.
+
+        Returns:
+            False if something is still to be sent: the sender goes on with it.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().drain()
+        return self._sender.wait(self._journal.end, patience=self.settings.patience, limit=self.settings.linger)
+
+    def resolve(self, local: str) -> str | None:
+        """The server's id of a run or model, as far as this process knows it; None while it does not."""
+        return self._delivery.identities.known(local)
+
+    def named(self, local: str) -> Named | None:
+        """What the server calls a run, as far as this process knows it; its places may be empty. None: no such run."""
+        return self._delivery.identities.runs.get(local)
+
+    def close(self) -> bool:
+        """Send what is left, waiting as a stage's end does, and close the journal; it is removed if all is delivered.
+
+        Returns:
+            Whether everything is delivered.
+        """
+        if self._closed or os.getpid() != self._pid:
+            return False
+        self._closed = True
+        self.drain()
+        if self._scavenger is not None:
+            self._scavenger.wait(0.0 if self.away else RECOVERY)
+        # A journal that is to be carried away is worth waiting for the end of a request.
+        patience = 0.0 if self.away else self.settings.patience
+        if not self._sender.stop(STOPPING if self.settings.carry else patience):
+            return False  # it is in the middle of a request: the lock goes with the process, not before
+        end = self._journal.end
+        complete = self._delivery.delivered >= end
+        self._journal.close(remove=complete or self._carried(), end=end)
+        return complete
+
+    def _carried(self) -> bool:
+        """Take what is left to where the settings say; True if it is there."""
+        path, url = self._journal.path, self.settings.carry
+        if url is None or path is None:
+            return False
+        try:
+            from tracklayer.journal.carrying import carry
+
+            name = carry(path, url)
+        except Exception as error:
+            log.warning("tracking: what was not delivered stays in %s: %s", path, error)
+            return False
+        log.info("what was not delivered is carried to %s", name)
+        return True
+
+    # Inside
+
+    def _ask_or_give(self, identifier: str, operation: Create | CreateModel, wait: float) -> object:
+        """What the server said; None if it did not in time: then the id is given out. Raises NotFound, Refused."""
+        waiter = self._ask(identifier, operation, wait, strict=False)
+        if waiter.answer is None and isinstance(waiter.error, NotFound | Refused):
+            self._promises.cancel(waiter)
+            raise waiter.error
+        if self._promises.give(waiter):
+            self.append(GivenOut(identifier))
+        return waiter.answer
+
+    def _ask(self, identifier: str, operation: Operation, wait: float, *, strict: bool) -> Waiter:
+        waiter = self._promises.ask(identifier)
+        self.append(operation)
+        if strict or (wait > 0 and not self.away):
+            if not self._sender.warm.is_set():  # that mlflow takes seconds to import is no fault of the server's
+                self._sender.warm.wait(STRICT)
+            if not waiter.wait(wait):
+                self._sender.slow()
+        return waiter
+
+    def _idle(self) -> None:
+        """Everything of this process is sent: time for what others left behind."""
+        if self._scavenger is None:
+            from tracklayer.journal.recovery import Scavenger
+
+            self._scavenger = Scavenger(self.backend, self.settings, busy=lambda: self._sender.busy)
+        if not self._closed and not self.away:
+            self._scavenger.look()
+
+    def _heir(self) -> Recorder:
+        from tracklayer.backend import open_backend
+
+        backend = open_backend(self.settings)
+        return recorder_of(backend or self.backend, self.settings)
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            log.warning("tracking: %s", message)
+
+
+def recorder_of(backend: Backend, settings: Settings) -> Recorder:
+    """This process's recorder for a tracking back end, made when it is first asked for.
+
+    Args:
+        backend: the tracking back end.
+        settings: those with which it is made; whoever asks first decides.
+    """
+    key = (os.getpid(), backend.store.uri)
+    recorder = _recorders().get(key)
+    if recorder is None:
+        with _making(os.getpid()):
+            recorder = _recorders().get(key)
+            if recorder is None:
+                recorder = _recorders()[key] = Recorder(backend, settings)
+                _close_in_the_end(recorder)
+    return recorder
+
+
+def close_recorders() -> None:
+    """Close the recorders of this process, as its end does. The next one that is asked for is new."""
+    pid = os.getpid()
+    for key in [key for key in _recorders() if key[0] == pid]:
+        recorder = _recorders().pop(key, None)
+        if recorder is not None:
+            recorder.close()
+
+
+@lru_cache(maxsize=1)
+def _recorders() -> dict[tuple[int, str], Recorder]:
+    """The recorders by process and tracking URI: a forked process finds those of its parent, and uses none of them."""
+    return {}
+
+
+@lru_cache(maxsize=4)
+def _making(pid: int) -> threading.RLock:
+    """Held while a recorder is made; of each process its own, so that a fork finds none locked."""
+    del pid
+    return threading.RLock()
+
+
+def _close_in_the_end(recorder: Recorder) -> None:
+    reference, pid = weakref.ref(recorder), os.getpid()
+
+    def close() -> None:
+        found = reference()
+        if found is not None and os.getpid() == pid:
+            _recorders().pop((pid, found.backend.store.uri), None)
+            found.close()
+
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    if multiprocessing is not None and multiprocessing.parent_process() is not None:
+        # Such a process ends without what is registered with atexit.
+        from multiprocessing.util import Finalize
+
+        Finalize(None, close, exitpriority=0)
+    else:
+        atexit.register(close)
+
+
+def _header(backend: Backend, settings: Settings) -> Header:
+    told = msgspec.to_builtins({name: getattr(settings, name) for name in CARRIED_SETTINGS})
+    return Header(
+        format=FORMAT,
+        tracking_uri=backend.store.uri,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=time.time_ns() // 1_000_000,
+        settings=told,
+    )
+
+
+__all__ = ["PENDING", "Recorder", "close_recorders", "recorder_of"]

@@ -1,0 +1,264 @@
+"""Journals that were left behind are delivered, and the runs of processes that died are ended.
+
+A journal is left behind when its process was killed, or ended while the server was away. Whoever delivers it holds its
+lock; what they cannot deliver either stays for the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from tracklayer.context import SCRIPT
+from tracklayer.exceptions import NotFound, StoreError
+from tracklayer.identity import workflow_run_key
+from tracklayer.journal.delivery import LEFT_OPEN, Delivery
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from tracklayer.backend import Backend
+    from tracklayer.context import RunContext
+    from tracklayer.settings import Settings
+    from tracklayer.store import Store
+
+log = logging.getLogger("tracklayer")
+
+DIED: Final = "died"
+"""Value of the tag ``tracklayer.outcome`` on a run whose process ended without a word."""
+
+OUTCOME_TAG: Final = "tracklayer.outcome"
+
+AGAIN: Final = 60.0
+"""Seconds after which somebody who delivers all the time looks again for what was left behind."""
+
+_WINDOW: Final = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What the whole of a journal says, before any of it is delivered.
+
+    Attributes:
+        given: local ids that user code was given: what stands behind them must come to be.
+        ended: local ids of runs that were ended.
+        left_open: local ids of runs that were left open on purpose.
+        parents: local ids of parents of workflow runs.
+        scripts: by key, the workflow runs that were this process's own and that it did not end.
+    """
+
+    given: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    left_open: frozenset[str] = frozenset()
+    parents: frozenset[str] = frozenset()
+    scripts: Mapping[str, RunContext] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, journal: LeftJournal) -> Survey:
+        """Read all of a journal."""
+        given: set[str] = set()
+        ended: set[str] = set()
+        left_open: set[str] = set()
+        parents: set[str] = set()
+        scripts: dict[str, RunContext] = {}
+        closed: set[str] = set()
+        position = 0
+        while records := journal.read(position, _WINDOW):
+            for record in records:
+                match record.operation:
+                    case GivenOut(id=identifier):
+                        given.add(identifier)
+                    case End(run=run, status=status):
+                        ended.discard(run) if status == "RUNNING" else ended.add(run)
+                    case LeftOpen(run=run):
+                        left_open.add(run)
+                    case Begin(id=identifier, opening=opening):
+                        context = opening.context
+                        if context.task_run is None:
+                            parents.add(identifier)
+                        if context.owns_workflow_run and context.workflow_run.orchestrator == SCRIPT:
+                            scripts[workflow_run_key(context.workflow_run)] = context.of_workflow_run()
+                    case Close(context=context):
+                        closed.add(workflow_run_key(context.workflow_run))
+            position = records[-1].next
+        return cls(
+            given=frozenset(given),
+            ended=frozenset(ended),
+            left_open=frozenset(left_open),
+            parents=frozenset(parents),
+            scripts={key: context for key, context in scripts.items() if key not in closed},
+        )
+
+
+class Recovery:
+    """Delivers one journal that was left behind, a window at a time."""
+
+    def __init__(self, journal: LeftJournal, backend: Backend, settings: Settings) -> None:
+        """Read it.
+
+        Args:
+            journal: taken, see `tracklayer.journal.left.LeftJournal.take`.
+            backend: the back end that it is for.
+            settings: those of whoever delivers; what the journal says about its own comes before them.
+        """
+        self.journal = journal
+        self._backend = backend
+        self._settings = settings_of(journal, settings)
+        self._survey = Survey.of(journal)
+        self._done = False
+        self.delivery = Delivery(
+            journal, backend, self._settings, recovering=True, given=self._survey.given.__contains__
+        )
+
+    @property
+    def complete(self) -> bool:
+        """True when all of it is delivered, and every run that it began has ended."""
+        return self._done and self.delivery.delivered >= self.journal.end
+
+    def step(self) -> bool:
+        """Deliver the next window; False when nothing is left to do now. Raises StoreError."""
+        if self.delivery.step():
+            return True
+        if self.delivery.delivered < self.journal.end:
+            return False
+        if not self._done:
+            self._end_what_died()
+            self._done = True
+        return False
+
+    def finish(self) -> bool:
+        """Let go of the journal, which is removed if nothing of it is left; returns whether that is so."""
+        complete = self.complete
+        self.journal.close(remove=complete)
+        return complete
+
+    def _end_what_died(self) -> None:
+        """End the runs of a process that did not live to do it, at the time of its last sign of life.
+
+        Not the parents of workflow runs that are an orchestrator's: other processes may be at work below them, and
+        only the orchestrator knows how they end.
+        """
+        for local, named in self.journal.progress.names.items():
+            if local not in self._survey.parents and not (self._is_over(local) or self._is_over(named.run_id)):
+                _end(self._backend.store, named.run_id, self.journal.died_at)
+        for context in self._survey.scripts.values():
+            from tracklayer.closing import close
+
+            close(context, "KILLED", self._settings, self._backend, ended_at=self.journal.died_at)
+
+    def _is_over(self, run: str) -> bool:
+        survey = self._survey
+        return run in survey.ended or run in survey.left_open or self.journal.progress.tried(LEFT_OPEN + run)
+
+
+def _end(store: Store, run_id: str, at: int) -> None:
+    """End a run whose process has died, unless somebody did."""
+    try:
+        run = store.get_run(run_id)
+    except NotFound:
+        return
+    if run.status != "RUNNING" or run.deleted:
+        return
+    store.log_batch(run_id, tags={OUTCOME_TAG: DIED})
+    store.update_run(run_id, status="KILLED", end_time=max(at, run.start_time or at))
+
+
+def settings_of(journal: LeftJournal, settings: Settings) -> Settings:
+    """The settings with which a journal is delivered: the names and templates of whoever wrote it."""
+    known: dict[str, Any] = {
+        name: value for name, value in journal.header.settings.items() if name in settings.__struct_fields__
+    }
+    try:
+        told = {**msgspec.to_builtins({name: getattr(settings, name) for name in known}), **known}
+        types = {item.name: item.type for item in msgspec.structs.fields(type(settings))}
+        values = {name: msgspec.convert(value, types[name]) for name, value in told.items()}
+    except (msgspec.ValidationError, TypeError) as error:
+        log.warning("the settings in the journal %s are not used: %s", journal.path.name, error)
+        return settings
+    return msgspec.structs.replace(settings, **values)
+
+
+class Scavenger:
+    """Delivers, in a thread of its own, what other processes of this machine left behind for one back end.
+
+    It begins when everything of this process is sent, and steps aside while there is something to send.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings, *, busy: Callable[[], bool]) -> None:
+        """Look for nothing yet.
+
+        Args:
+            backend: the back end.
+            settings: where journals are.
+            busy: whether this process has something of its own to send.
+        """
+        self._backend = backend
+        self._settings = settings
+        self._busy = busy
+        self._next = 0.0
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    def look(self) -> None:
+        """Begin, if it is time for it. Takes no time itself."""
+        now = time.monotonic()
+        if now < self._next or self._stopping.is_set() or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._next = now + AGAIN
+        thread = threading.Thread(target=self._run, name="tracklayer-recovery", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is about to end
+            return
+        self._thread = thread
+
+    def wait(self, seconds: float) -> None:
+        """Wait for it to be done, at most so long; then it stops at the next opportunity."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+            self._stopping.set()
+            thread.join(seconds)
+
+    def _run(self) -> None:
+        try:
+            for path in left_behind(self._settings, self._backend.store.uri):
+                if self._stopping.is_set():
+                    return
+                journal = LeftJournal.take(path)
+                if journal is not None:
+                    self._deliver(journal)
+        except Exception as error:
+            log.warning("tracking: delivering what was left behind failed: %s", error, exc_info=error)
+
+    def _deliver(self, journal: LeftJournal) -> None:
+        recovery = Recovery(journal, self._backend, self._settings)
+        try:
+            while recovery.step() and not self._stopping.is_set():
+                while self._busy() and not self._stopping.wait(0.05):
+                    pass
+        except StoreError as error:
+            log.info("what is left in %s is delivered later: %s", journal.path, error)
+        finally:
+            if recovery.finish():
+                log.info("what a process had left behind is delivered: %s", journal.path.name)
+
+
+def left_behind(settings: Settings, tracking_uri: str | None = None) -> Iterator[Path]:
+    """Folders of journals that were left behind on this machine.
+
+    Args:
+        settings: where journals are.
+        tracking_uri: only those for this back end (without credentials); None for all.
+    """
+    for folder in JournalFolder.every(settings):
+        yield from folder.left(tracking_uri)

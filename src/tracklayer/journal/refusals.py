@@ -1,0 +1,140 @@
+"""Values that the server refused for good: a line of JSON each, beside the journal, for people and for ``doctor``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tracklayer.journal.disk import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = logging.getLogger("tracklayer")
+
+NAME: Final = "refused.jsonl"
+
+_REASON: Final = 2_000
+"""Characters that are kept of a server's reason."""
+
+_KNOWN: Final = 100_000
+"""Refused values that are recognised when they are told again."""
+
+_HELD: Final = 10_000
+"""Lines that are held in memory at most, where they cannot be written."""
+
+_PAUSE: Final = 1.0
+"""Seconds between attempts to write where that failed."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A value that the server refused for good.
+
+    Attributes:
+        at: when, in milliseconds since the epoch.
+        kind: what it is: ``metric``, ``param``, ``tag``, ``artifact``, ….
+        run: the run it was for: the server's id where that is known, else the local one.
+        key: its name; None for what has none.
+        value: the value, as text; None if it is too big to be kept here or there is none.
+        reason: what the server said.
+    """
+
+    at: int
+    kind: str
+    run: str
+    key: str | None = None
+    value: str | None = None
+    reason: str = ""
+
+
+class Refusals:
+    """The refused values of one journal. Not safe to use from several threads: `Progress` sees to that.
+
+    Attributes:
+        count: how many there are.
+    """
+
+    def __init__(self, folder: Path | None, *, writable: bool, durable: bool) -> None:
+        """Read what is there.
+
+        Args:
+            folder: the journal's folder; None if there is none.
+            writable: False for somebody who only looks.
+            durable: wait for the disk after each line.
+        """
+        self.count = 0
+        self._folder = folder
+        self._writable = writable
+        self._durable = durable
+        self._known: set[int] = set()
+        self._waiting: list[bytes] = []
+        self._again_at = 0.0
+        for refusal in () if folder is None else refusals(folder):
+            self._is_new(refusal)
+        if folder is not None and writable and _is_torn(folder / NAME):
+            self._waiting.append(b"\n")
+
+    def add(self, refusal: Refusal) -> None:
+        """Keep it. The same one, told again, is kept once; where no line can be written, it is written later."""
+        if self._is_new(refusal):
+            if len(self._waiting) < _HELD:
+                refusal = msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON])
+                self._waiting.append(msgspec.json.encode(refusal) + b"\n")
+            self._write()
+
+    def move_to(self, folder: Path) -> None:
+        """From now on they are written here."""
+        self._folder = folder
+        self._again_at = 0.0
+        self._write()
+
+    def close(self) -> None:
+        """Write what could not be written before, if it can be now."""
+        self._again_at = 0.0
+        self._write()
+
+    def _is_new(self, refusal: Refusal) -> bool:
+        known = hash((refusal.kind, refusal.run, refusal.key, refusal.value, refusal.reason[:_REASON]))
+        if known in self._known:
+            return False
+        if len(self._known) < _KNOWN:
+            self._known.add(known)
+        self.count += 1
+        return True
+
+    def _write(self) -> None:
+        if not self._waiting or self._folder is None or not self._writable or time.monotonic() < self._again_at:
+            return
+        try:
+            write_whole(self._folder / NAME, b"".join(self._waiting), os.O_APPEND, durable=self._durable)
+        except OSError as error:
+            self._again_at = time.monotonic() + _PAUSE
+            log.warning("%d refused values are not written down, the journal cannot be: %s", len(self._waiting), error)
+        else:
+            self._waiting.clear()
+
+
+def refusals(folder: Path) -> Iterator[Refusal]:
+    """The values that the server refused, from a journal's folder. A line that is torn is left out."""
+    try:
+        content = (folder / NAME).read_bytes()
+    except OSError:
+        return
+    for line in content.splitlines():
+        with contextlib.suppress(msgspec.MsgspecError):
+            yield msgspec.json.decode(line, type=Refusal)
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line was not written to its end, so that what is added must begin a new one."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return bool(content) and not content.endswith(b"\n")

@@ -1,0 +1,311 @@
+"""The thread that delivers the journal of this process while the pipeline goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from tracklayer.exceptions import StoreError, StoreUnavailable
+from tracklayer.journal.operations import Consumed, DeleteTag, Inputs, LeftOpen, Linked, Log, Outputs, Rename
+from tracklayer.store.delivery import ITEMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracklayer.journal.delivery import Delivery, Journal
+    from tracklayer.journal.operations import Operation
+    from tracklayer.store import Store
+
+log = logging.getLogger("tracklayer")
+
+REST: Final = (0.2, 30.0)
+"""Shortest and longest time between attempts while the server is away, in seconds."""
+
+LONGEST: Final = 600.0
+"""So many seconds a server may ask to be left alone."""
+
+_UNHURRIED: Final = frozenset({Log, Inputs, Outputs, Consumed, Linked, DeleteTag, Rename, LeftOpen})
+"""What can wait until there is more of it."""
+
+
+class Bell:
+    """Wakes a thread. A signal handler may ring it, whatever it interrupted: there is no lock that could be held."""
+
+    def __init__(self) -> None:
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        """Let whoever waits go on, or whoever waits next."""
+        with contextlib.suppress(RuntimeError):  # it was rung and nobody has heard it yet
+            self._silence.release()
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait until it is rung, at most so long; None for as long as it takes."""
+        self._silence.acquire(timeout=-1 if seconds is None else max(seconds, 0.001))
+
+
+class Sender:
+    """Delivers as it is appended: at once what somebody waits for, the rest when it fills a request or grows old.
+
+    Attributes:
+        away: True after an attempt failed, or was too slow for somebody who waited, until one succeeds.
+        error: what failed last; None after a success.
+        warm: set when the store can be used without first importing much.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        delivery: Delivery,
+        store: Store,
+        *,
+        interval: float,
+        on_failure: Callable[[StoreError], None],
+        on_idle: Callable[[], None],
+    ) -> None:
+        """Start no thread yet.
+
+        Args:
+            journal: what is appended to.
+            delivery: what delivers it.
+            store: where to.
+            interval: seconds for which what is logged is gathered.
+            on_failure: told in the sender's thread that the server is away.
+            on_idle: called in the sender's thread when everything is sent.
+        """
+        self.away = False
+        self.error: StoreError | None = None
+        self.warm = threading.Event()
+        self._warm_up: Callable[[], None] | None = getattr(store, "warm_up", None)
+        if self._warm_up is None:
+            self.warm.set()
+        self._journal = journal
+        self._delivery = delivery
+        self._store = store
+        self._interval = interval
+        self._on_failure = on_failure
+        self._on_idle = on_idle
+        self._thread: threading.Thread | None = None
+        self._starting = threading.RLock()
+        self._working = threading.Lock()
+        self._moved = threading.Condition()
+        self._bell = Bell()
+        self._stopping = False
+        self._hurry = False
+        self._idle = False
+        self._resting = False
+        self._flush_to = 0
+        self._items = 0
+        self._unread_since: float | None = None
+        self._failures = 0
+
+    # Called by whoever appends
+
+    def appended(self, operation: Operation) -> None:
+        """Something was appended: send it at once if somebody waits for it or if it fills a request, else later."""
+        kind = type(operation)
+        if kind is Log:
+            self._items += len(operation.points) + len(operation.params) + len(operation.tags)  # type: ignore[union-attr]
+            hurry = self._items >= ITEMS
+        else:
+            hurry = kind not in _UNHURRIED
+        if hurry:
+            self._hurry = True
+            if not self._resting:
+                self._bell.ring()
+        elif self._idle:
+            self._bell.ring()
+        if self._thread is None:
+            self.start()
+
+    def start(self) -> bool:
+        """Start the thread, if it does not run; False if none can be started any more, at the very end of a process."""
+        if self._thread is not None:
+            return True
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="tracklayer-sender", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+        return True
+
+    def wait(self, target: int, *, patience: float, limit: float | None) -> bool:
+        """Send everything before `target` and wait until it is settled.
+
+        Args:
+            target: a position of the journal.
+            patience: seconds without any progress after which waiting ends.
+            limit: seconds after which waiting ends in any case; None for no limit.
+
+        Returns:
+            Whether it is settled. False at once where the server is away.
+        """
+        self._flush_to = max(self._flush_to, target)
+        self._hurry = True
+        if not self.start():
+            return self._deliver_here(target)
+        if not self._resting:
+            self._bell.ring()
+        if not self.warm.is_set():
+            self.warm.wait(limit)
+        begun = quiet = time.monotonic()
+        seen = -1
+        with self._moved:
+            while self._delivery.settled < target:
+                now = time.monotonic()
+                if self._delivery.requests != seen:
+                    seen, quiet = self._delivery.requests, now
+                left = quiet + patience - now
+                if limit is not None:
+                    left = min(left, begun + limit - now)
+                if left <= 0:
+                    self.slow()
+                if self.away or self._stopping:
+                    return False
+                self._moved.wait(left)
+        return True
+
+    def stop(self, timeout: float) -> bool:
+        """Let the thread end; False if it is still busy after `timeout` seconds."""
+        self._stopping = True
+        self._bell.ring()
+        with self._moved:
+            self._moved.notify_all()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    @property
+    def busy(self) -> bool:
+        """True while something waits to be sent at once."""
+        return self._hurry
+
+    # The thread
+
+    def _run(self) -> None:
+        if self._warm_up is not None:
+            try:
+                self._warm_up()
+            except Exception as error:
+                log.debug("the store could not be prepared: %s", error)
+            self.warm.set()
+        while not self._stopping:
+            try:
+                self._pause()
+                if not self._stopping:
+                    self._attempt()
+            except Exception as error:  # a bug of ours must not end delivery
+                log.warning("tracking: the sender failed and goes on: %s", error, exc_info=error)
+                self._rest(StoreUnavailable(str(error)))
+
+    def _pause(self) -> None:
+        """Wait until something is to be sent."""
+        while not (self._hurry or self._stopping):
+            now, due = time.monotonic(), self._due()
+            if due is not None and due <= now:
+                return
+            if due is None:
+                self._on_idle()
+                self._idle = True
+                due = self._due()
+            if not self._hurry:
+                self._bell.wait(None if due is None else due - now)
+            self._idle = False
+
+    def _due(self) -> float | None:
+        """When, on the monotonic clock, something is to be sent that is not sent at once; None if there is nothing."""
+        delivery = self._delivery
+        if delivery.unread:
+            if self._unread_since is None:
+                self._unread_since = time.monotonic()
+        else:
+            self._unread_since = None
+        moments = [
+            None if self._unread_since is None else self._unread_since + self._interval,
+            None if delivery.gathered_since is None else delivery.gathered_since + self._interval,
+            delivery.retry_at,
+        ]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _attempt(self) -> None:
+        self._hurry = False
+        self._items = 0
+        due = self._due()
+        old = due is not None and due <= time.monotonic()
+        self._unread_since = None
+        try:
+            with self._working:
+                self._work(old=old)
+        except StoreError as error:
+            self._rest(error)
+
+    def _work(self, *, old: bool) -> None:
+        delivery = self._delivery
+        while True:
+            more = delivery.step(whole=old or delivery.settled < self._flush_to)
+            self._reached()
+            if not more or self._stopping:
+                return
+
+    def _reached(self) -> None:
+        with self._moved:
+            if self.away:
+                log.info("the tracking server is back: what was logged meanwhile is being delivered")
+            self.away = False
+            self.error = None
+            self._failures = 0
+            self._moved.notify_all()
+
+    def _rest(self, error: StoreError) -> None:
+        """The server is away: leave it alone for a while, the longer the longer it is away."""
+        shortest, longest = REST
+        delay = min(shortest * 2 ** min(self._failures, 12), longest) * random.uniform(0.6, 1.0)  # noqa: S311 - spreads
+        if isinstance(error, StoreUnavailable) and error.retry_after is not None:
+            delay = max(delay, min(error.retry_after, LONGEST))
+        if self._failures == 0:
+            log.warning(
+                "the tracking server is away: the pipeline goes on, what is logged is kept and delivered later: %s", error
+            )
+        self._failures += 1
+        self._resting = True
+        with self._moved:
+            self.away = True
+            self.error = error
+            self._moved.notify_all()
+        self._on_failure(error)
+        until = time.monotonic() + delay
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            self._bell.wait(left)
+        self._resting = False
+        self._hurry = True
+        self._store.try_again()
+
+    def slow(self) -> None:
+        """Somebody waited for the server in vain."""
+        if not self.away:
+            log.warning(
+                "the tracking server at %s does not answer in time: the pipeline goes on, what is logged is kept and "
+                "delivered later",
+                self._store.uri,
+            )
+        self.away = True
+
+    def _deliver_here(self, target: int) -> bool:
+        """Deliver in the calling thread, where no other can be started any more."""
+        try:
+            with self._working:
+                while self._delivery.settled < target and self._delivery.step():
+                    pass
+        except StoreError as error:
+            log.info("what was logged is kept: %s", error)
+        return self._delivery.settled >= target

@@ -1,0 +1,196 @@
+"""Artifacts that could not be stored at once: copied aside, read from the copies, delivered by the journal."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from tracklayer.journal.operations import Artifact
+from tracklayer.mlflow_plugins.stages import current_stage, state_of_run, states, tracked_in
+from tracklayer.provisional import is_provisional
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tracklayer.journal.recorder import Recorder
+    from tracklayer.settings import Settings
+    from tracklayer.stage import StageRun
+
+AGAIN: Final = 5.0
+"""After a failure, so many seconds pass before a store is tried again directly."""
+
+_OWNER = re.compile(r"(?:^|/)((?:m-)?[0-9a-f]{32})/artifacts(?:/(.*))?$")
+
+
+def owner_of(artifact_uri: str) -> tuple[str, str] | None:
+    """The run or model to which a place of artifacts belongs, and the path below it; None if it is not of that form.
+
+    >>> owner_of("s3://bucket/7/4d0b2f6c1a834e5f9f0c6a1e2b3d4c5f/artifacts/plots")
+    ('4d0b2f6c1a834e5f9f0c6a1e2b3d4c5f', 'plots')
+    >>> owner_of("s3://bucket/7/traces/tr-4d0b2f6c1a834e5f9f0c6a1e2b3d4c5f/artifacts") is None
+    True
+    """
+    found = _OWNER.search(artifact_uri.rstrip("/"))
+    return None if found is None else (found[1], (found[2] or "").strip("/"))
+
+
+class Kept:
+    """The artifacts of one run or model, as far as this process has them still.
+
+    Attributes:
+        owner: local id of the run or model.
+        recorder: what writes for it.
+        settings: how long the server is waited for.
+    """
+
+    def __init__(self, owner: str, recorder: Recorder, settings: Settings) -> None:
+        self.owner = owner
+        self.recorder = recorder
+        self.settings = settings
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._copies: dict[str, str] = {}
+        self._not_before = 0.0
+
+    @property
+    def here(self) -> bool:
+        """True in the process that made it: a fork has a journal of its own."""
+        return self._pid == os.getpid()
+
+    @property
+    def waiting(self) -> bool:
+        """True if something of it may not be delivered yet."""
+        return bool(self._copies)
+
+    def add(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Copy files aside, to be delivered.
+
+        Args:
+            files: pairs of a file and its path among the artifacts.
+
+        Raises:
+            OSError: a file cannot be read, or there is no room for its copy.
+        """
+        for source, path in files:
+            name = self.recorder.keep(source)
+            self.recorder.append(Artifact(owner=self.owner, path=path, file=name))
+            with self._lock:
+                self._copies[path] = name
+
+    def settle(self) -> bool:
+        """True if nothing is here any more that waits to be delivered. Waits for that, if the server is there."""
+        if not self._copies:
+            return True
+        limit = 0.0 if time.monotonic() < self._not_before else None
+        if self.recorder.away or not self.recorder.flush(limit):
+            if limit is None:
+                self.failed()
+            return False
+        # What could not be stored although the server is there, because its storage is not, is still here.
+        with self._lock:
+            self._copies = {path: name for path, name in self._copies.items() if self._file(name) is not None}
+            return not self._copies
+
+    def direct(self, *, by_server: bool) -> bool:
+        """True if an artifact may be stored at once, without overtaking what is kept.
+
+        Args:
+            by_server: True if it goes through the tracking server, which may be known to be away.
+        """
+        if time.monotonic() < self._not_before or (by_server and self.recorder.away):
+            return False
+        return self.settle()
+
+    def failed(self) -> None:
+        """The store was not reached: for a moment it is not tried again."""
+        self._not_before = time.monotonic() + AGAIN
+
+    def copies(self, path: str) -> Iterator[tuple[str, Path]]:
+        """What is still here at `path` or below it: pairs of path and copy. Empty means everything."""
+        above = f"{path}/" if path else ""
+        with self._lock:
+            found = [(name, copy) for name, copy in self._copies.items() if name == path or name.startswith(above)]
+        for name, copy in found:
+            file = self._file(copy)
+            if file is not None:
+                yield name, file
+
+    def _file(self, name: str) -> Path | None:
+        """The copy of this name; None if it is delivered."""
+        try:
+            file = self.recorder.file(name)
+        except FileNotFoundError:
+            return None
+        return file if file.exists() else None
+
+    def fetch(self, path: str, target: Path) -> bool:
+        """Copy what is kept of `path` to `target`; False if it is not here."""
+        for name, copy in self.copies(path):
+            if name == path:
+                try:
+                    shutil.copyfile(copy, target)
+                except FileNotFoundError:  # delivered in this moment
+                    return False
+                return True
+        return False
+
+
+def refuse_to_ask(what: str) -> NoReturn:
+    """Raise what MLflow raises where a server does not answer, without waiting for that.
+
+    Raises:
+        MlflowException: with the error code ``TEMPORARILY_UNAVAILABLE``.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+    raise MlflowException(
+        f"{what} cannot be asked for now: the tracking server does not answer. What is logged meanwhile is kept on "
+        "this machine and delivered later.",
+        error_code=TEMPORARILY_UNAVAILABLE,
+    )
+
+
+def kept_of(owner: str, tracking_uri: str | None) -> Kept | None:
+    """What is kept of a run or model.
+
+    Args:
+        owner: its local id.
+        tracking_uri: where it is tracked, as far as the caller knows.
+
+    Returns:
+        None if this is no stage's business: no stage is open here, and nothing of it was kept before.
+    """
+    known = _known().get(owner)
+    if known is not None and not known.here:
+        known = None
+    stage = _stage(owner)
+    if known is not None and (stage is not None or known.waiting or is_provisional(owner)):
+        return known
+    recorder = None if stage is None else stage.recorder
+    if stage is None or recorder is None or (tracking_uri and not tracked_in(stage, tracking_uri)):
+        return None
+    kept = Kept(owner, recorder, stage.settings)
+    _known()[owner] = kept
+    return kept
+
+
+def _stage(owner: str) -> StageRun | None:
+    """The current stage; in a thread that has none, the one to which the run belongs."""
+    stage = current_stage()
+    if stage is not None:
+        return stage
+    state = state_of_run(owner) or next((state for state in states() if state.owns(owner)), None)
+    return None if state is None else state.stage
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[str, Kept]:
+    """What this process has kept, by the local id of run or model."""
+    return {}

@@ -1,0 +1,191 @@
+"""What is logged inside a stage: checked as MLflow would, written to the journal, and delivered from there."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+from mlflow.exceptions import MlflowException
+from mlflow.utils.async_logging.run_operations import RunOperations
+
+from tracklayer.description import NOTE_TAG, compose, with_user_text
+from tracklayer.journal.operations import DeleteTag, Inputs, Log
+from tracklayer.mlflow_plugins.entities import stored_dataset
+from tracklayer.mlflow_plugins.stages import guard, opening_of, report_failure
+from tracklayer.mlflow_plugins.store_calls import StoreCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlflow.entities import RunTag
+
+    from tracklayer.mlflow_plugins.known_runs import KnownRun
+
+USERS: Final = (MlflowException, TypeError, ValueError, OverflowError)
+"""What a call with wrong arguments raises in MLflow itself; anything else is a fault of ours."""
+
+
+class LogCalls(StoreCalls):
+    """Stands before a stock store's class, of which the rest is."""
+
+    def log_metric(self, run_id: str, metric: Any) -> None:
+        """Log a metric point."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.log_metric(self._server_id(None, run_id), metric)
+            return
+        try:
+            if run.deleted:
+                self.tracklayer_refusals.active(run)
+            point = self.tracklayer_refusals.point(run, metric)
+            run.recorder.append(Log(run.run_id, (point,)))
+            run.saw_point(point)
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("writing a metric to the journal", error)
+            self._asked(run.state, lambda: self._stock.log_metric(run.server_id, metric))
+
+    def log_param(self, run_id: str, param: Any) -> None:
+        """Log a param."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.log_param(self._server_id(None, run_id), param)
+            return
+        try:
+            with run.state.lock:  # of two threads with one name, the second finds what the first has logged
+                told = self.tracklayer_refusals.param(run, param)
+                self.tracklayer_refusals.active(run)
+                run.recorder.append(Log(run.run_id, params={told.key: told.value}))
+                run.params[told.key] = told.value
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("writing a param to the journal", error)
+            self._asked(run.state, lambda: self._stock.log_param(run.server_id, param))
+
+    def set_tag(self, run_id: str, tag: Any) -> None:
+        """Set a tag; a description of the stage run goes above tracklayer's part of it."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.set_tag(self._server_id(None, run_id), self._with_server_ids(None, [tag])[0])
+            return
+        try:
+            told = self.tracklayer_refusals.tag(run, tag)
+            self.tracklayer_refusals.active(run)
+            tags = self._described(run, {told.key: told.value})
+            run.recorder.append(Log(run.run_id, tags=tags))
+            run.saw_tags(tags)
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("writing a tag to the journal", error)
+            self._asked(run.state, lambda: self._stock.set_tag(run.server_id, tag))
+
+    def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Sequence[RunTag]) -> None:
+        """Log a batch; a description of the stage run goes above tracklayer's part of it."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.log_batch(
+                self._server_id(None, run_id), metrics, params, self._with_server_ids(None, tags) if tags else tags
+            )
+            return
+        try:
+            with run.state.lock:
+                points, told, named = self.tracklayer_refusals.batch(run, metrics, params, tags)
+                self.tracklayer_refusals.active(run)
+                values = {param.key: param.value for param in told}
+                run.params.update(values)
+            all_tags = self._described(run, {tag.key: tag.value for tag in named})
+            run.recorder.append(Log(run.run_id, tuple(points), values, all_tags))
+            for point in points:
+                run.saw_point(point)
+            run.saw_tags(all_tags)
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("writing a batch to the journal", error)
+            self._asked(run.state, lambda: self._stock.log_batch(run.server_id, metrics, params, tags))
+
+    def log_batch_async(self, run_id: str, metrics: Any, params: Any, tags: Any) -> RunOperations:
+        """Log a batch without waiting for the server, which inside a stage nobody does; see MLflow's own."""
+        if self._run_here(run_id) is None:
+            operations: RunOperations = self._stock.log_batch_async(
+                self._server_id(None, run_id), metrics=metrics, params=params, tags=tags
+            )
+            return operations
+        done: Future[None] = Future()
+        try:
+            self.log_batch(run_id, metrics, params, tags)
+            done.set_result(None)
+        except Exception as error:
+            done.set_exception(error)
+        return RunOperations([done])  # type: ignore[no-untyped-call]
+
+    def flush_async_logging(self) -> None:
+        """Let the server have what was logged, if it is there."""
+        self._flushed(self._stage())
+        self._stock.flush_async_logging()
+
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Take a tag away. One that is not known here is asked for, as long as the server is there."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.delete_tag(self._server_id(None, run_id), key)
+            return
+        try:
+            self.tracklayer_refusals.active(run)
+            self.tracklayer_refusals.untag(run, key)
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("checking a tag", error)
+        if key not in run.tags and not run.recorder.away:
+            self._read(run.state, lambda: self._stock.delete_tag(run.server_id, key))
+            return
+        run.recorder.append(DeleteTag(run.run_id, key))
+        run.tags.pop(key, None)
+
+    def log_inputs(self, run_id: str, datasets: Any = None, models: Any = None) -> None:
+        """Log datasets and models that a run reads."""
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.log_inputs(self._server_id(None, run_id), datasets=datasets, models=models)
+            return
+        try:
+            self.tracklayer_refusals.inputs(run, datasets)
+            self.tracklayer_refusals.active(run)
+            ids = tuple(str(model.model_id) for model in models or ())
+            run.recorder.append(Inputs(run.run_id, tuple(stored_dataset(told) for told in datasets or ()), ids))
+            run.inputs.extend(datasets or ())
+            run.input_models.extend(ids)
+        except USERS:
+            raise
+        except Exception as error:
+            report_failure("writing inputs to the journal", error)
+            self._asked(run.state, lambda: self._stock.log_inputs(run.server_id, datasets=datasets, models=models))
+
+    # ---------------------------------------------------------------------------------------------- how it is written
+
+    def _described(self, run: KnownRun, tags: dict[str, str]) -> dict[str, str]:
+        """`tags`, where a description of a stage run has tracklayer's part of it below."""
+        text = tags.get(NOTE_TAG)
+        if text is None or not run.is_stage_run:
+            return tags
+        note: str | None = None
+        with guard("keeping the links in a run's description"):
+            note = self._note(run, text)
+        return tags if note is None else {**tags, NOTE_TAG: note}
+
+    def _note(self, run: KnownRun, text: str) -> str | None:
+        """The whole description: from the server's, or made anew while that is away; None if nobody knows of it."""
+        if not run.recorder.away:
+            try:
+                entity = self._read(run.state, lambda: self._stock.get_run(run.server_id))
+                return with_user_text(entity.data.tags.get(NOTE_TAG, ""), text)
+            except MlflowException:
+                pass  # it went away just now
+        stage, opening = run.state.stage, opening_of(run.state.stage)
+        if opening is None:
+            return None
+        return compose(stage.context, parent=stage.parent, upstream=opening.upstream, user=text)

@@ -1,0 +1,180 @@
+# mypy: disable-error-code="no-untyped-call"
+"""What a model registry's store does otherwise inside a stage.
+
+A version is registered once the server has the model with all its files, under the ids that the server chose. What a
+version is called only the registry can say. So where the server is away, a call of which that is the answer
+(``mlflow.register_model``) fails at once as it would in the end; but ``log_model(registered_model_name=…)``, whose
+answer is the model, is remembered, and the version is registered on delivery.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from tracklayer.journal.operations import Register
+from tracklayer.mlflow_plugins import callers, waiting
+from tracklayer.mlflow_plugins.artifacts import is_unreachable
+from tracklayer.mlflow_plugins.kept import refuse_to_ask
+from tracklayer.mlflow_plugins.models import pairs
+from tracklayer.mlflow_plugins.stages import current_stage, guard, same_store, tracked_in
+from tracklayer.provisional import is_provisional
+from tracklayer.store.calling import is_own_call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tracklayer.journal.recorder import Recorder
+    from tracklayer.stage import StageRun
+
+T = TypeVar("T")
+
+log = logging.getLogger("tracklayer")
+
+SLOWEST: Final = 30.0
+"""So long, in seconds, the registry may take to answer what must not be asked twice."""
+
+
+class RegistryCalls:
+    """Stands before a stock registry store's class, of which the rest is.
+
+    Attributes:
+        tracklayer_uri: the URI of the registry.
+        tracklayer_tracking_uri: the tracking URI that goes with it.
+        tracklayer_later: names of registered models that are left to delivery, and so is what becomes one of them.
+    """
+
+    tracklayer_uri: str = ""
+    tracklayer_tracking_uri: str = ""
+    tracklayer_later: set[str]
+
+    def create_registered_model(self, name: str, *arguments: Any, **keywords: Any) -> RegisteredModel:
+        """Create a registered model; while a model is logged and the server is away, that is left to delivery."""
+
+        def create() -> RegisteredModel:
+            told: RegisteredModel = self._stock.create_registered_model(name, *arguments, **keywords)
+            return told
+
+        def later() -> RegisteredModel:
+            from mlflow.utils.validation import _validate_model_name
+
+            _validate_model_name(name)
+            self.tracklayer_later.add(name)
+            now = time.time_ns() // 1_000_000
+            return RegisteredModel(name, creation_timestamp=now, last_updated_timestamp=now)
+
+        return self._now_or_later(f"The registered model {name}", create, later)
+
+    def create_model_version(
+        self,
+        name: str,
+        source: str,
+        run_id: str | None = None,
+        tags: Any = None,
+        run_link: str | None = None,
+        description: str | None = None,
+        local_model_path: str | None = None,
+        model_id: str | None = None,
+    ) -> ModelVersion:
+        """Register a model that the server has; while it is logged and the server is away, that is left to delivery."""
+        stage = self._stage()
+        recorder = None if stage is None else stage.recorder
+
+        def create() -> ModelVersion:
+            place, run, model = source, run_id, model_id
+            if recorder is not None:
+                run = None if run_id is None else real(recorder, run_id)
+                model = None if model_id is None else real(recorder, model_id)
+                place = source if not model_id else source.replace(model_id, model or "")
+            version: ModelVersion = self._stock.create_model_version(
+                name, place, run, tags, run_link, description, local_model_path=local_model_path, model_id=model
+            )
+            return version
+
+        def later() -> ModelVersion:
+            self.tracklayer_later.discard(name)
+            return remembered(recorder, name, model_id, pairs(tags))
+
+        if name in self.tracklayer_later and callers.logs_model():
+            return later()
+        return self._now_or_later(f"A version of the registered model {name}", create, later)
+
+    def _await_model_version_creation(self, mv: ModelVersion, await_creation_for: float) -> None:
+        if mv.version is not None:
+            self._stock._await_model_version_creation(mv, await_creation_for)  # noqa: SLF001 - MLflow's own name
+
+    def _call_endpoint(self, api: Any, *arguments: Any, **keywords: Any) -> Any:
+        """One request of a registry behind a server: inside a stage without waiting for one that is away."""
+        stage = self._stage()
+        if stage is None:
+            return self._stock._call_endpoint(api, *arguments, **keywords)  # noqa: SLF001 - MLflow's own name
+        if stage.recorder is not None and stage.recorder.away:
+            refuse_to_ask("The model registry")
+        with waiting.short_waits(stage.settings.connect_timeout, SLOWEST):
+            return self._stock._call_endpoint(api, *arguments, **keywords)  # noqa: SLF001 - the same
+
+    # ------------------------------------------------------------------------------------------------ what is done here
+
+    @property
+    def _stock(self) -> Any:
+        """This store's methods as the stock class has them."""
+        return super()
+
+    def _stage(self) -> StageRun | None:
+        """The current stage, if the registry is that of the server where it is tracked."""
+        if is_own_call() or not same_store(self.tracklayer_uri, self.tracklayer_tracking_uri):
+            return None
+        with guard("finding the stage of a registered model"):
+            stage = current_stage()
+            if stage is not None and tracked_in(stage, self.tracklayer_tracking_uri):
+                return stage
+        return None
+
+    def _now_or_later(self, what: str, action: Callable[[], T], later: Callable[[], T]) -> T:
+        """Ask the registry, which has then all that was logged before; where it is away, do it on delivery.
+
+        Raises:
+            MlflowException: it is away, and somebody wants to know its answer.
+        """
+        stage = self._stage()
+        recorder = None if stage is None else stage.recorder
+        if recorder is None:
+            return action()
+        waits = callers.logs_model()
+        if recorder.away or not recorder.flush():
+            return later() if waits else refuse_to_ask(what)
+        try:
+            return action()
+        except MlflowException as error:
+            if not waits or not is_unreachable(error, credentials=True):
+                raise
+            return later()
+
+
+def remembered(recorder: Recorder | None, name: str, model_id: str | None, tags: dict[str, str]) -> ModelVersion:
+    """Leave a registration to delivery; the version that is returned has no number."""
+    if recorder is None or model_id is None:
+        refuse_to_ask(f"A version of the registered model {name}")
+    recorder.append(Register(model=model_id, name=name, tags=tags))
+    log.warning("the model %s is registered as %r when the tracking server is back", model_id, name)
+    now = time.time_ns() // 1_000_000
+    number: Any = None
+    return ModelVersion(name, number, now, now, source=f"models:/{model_id}", model_id=model_id)
+
+
+def real(recorder: Recorder, identifier: str) -> str:
+    """The server's id of a run or model.
+
+    Raises:
+        MlflowException: it is not there yet.
+    """
+    if not is_provisional(identifier):
+        return identifier
+    found: str | None = recorder.resolve(identifier)
+    if found is None:
+        refuse_to_ask(f"What the server calls {identifier}")
+    return found
