@@ -1,0 +1,105 @@
+"""The scheduler's end of the process that ends parents.
+
+A process and not a thread: the scheduler forks (its executor, its tasks), and a fork while a thread imports a module
+or logs can leave the child waiting for a lock that nobody holds any more. Nothing here waits for that process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger("tracklayer")
+
+BACKLOG: Final = 4 * 1024 * 1024
+"""Bytes of ends that are kept while the process does not read (it waits for the tracking server)."""
+
+FAREWELL: Final = 5.0
+"""Seconds that the scheduler waits at its own end for the last parents to be ended."""
+
+
+class Closer:
+    """Starts `tracklayer_airflow.closing` when there is first something to do, and writes to it without waiting."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        self._backlog = bytearray()
+
+    def submit(self, end: Mapping[str, Any]) -> None:
+        """Have the parent of a DAG run ended; returns at once.
+
+        Args:
+            end: plain values, see `tracklayer_airflow.closing.close`.
+        """
+        line = json.dumps(end, default=str).encode() + b"\n"
+        with self._lock:
+            if self._pid != os.getpid():  # a fork of the process that started it has to start its own
+                self._drop()
+                self._backlog = bytearray()
+            if len(self._backlog) + len(line) > BACKLOG:
+                log.warning("tracking: too many DAG runs wait for their parents to be ended; one was left out")
+                return
+            self._backlog += line
+            self._write()
+
+    def _write(self) -> None:
+        for _ in range(2):  # a process that has died is started anew, once
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+            stdin = self._process.stdin if self._process else None
+            if stdin is None:
+                return
+            try:
+                while self._backlog:
+                    written = os.write(stdin.fileno(), self._backlog[:65_536])
+                    del self._backlog[:written]
+            except BlockingIOError:  # the pipe is full; the rest goes with the next one
+                return
+            except BrokenPipeError:
+                self._drop()
+            else:
+                return
+
+    def _start(self) -> None:
+        self._drop()
+        first, self._pid = self._pid != os.getpid(), os.getpid()
+        command = [sys.executable, "-m", "tracklayer_airflow.closing"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        if first:
+            atexit.register(self._farewell)
+
+    def _drop(self) -> None:
+        """Forget a process that has ended."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.poll()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+
+    def _farewell(self) -> None:
+        """Let the process finish what it has; it goes on by itself if that takes too long."""
+        process = self._process
+        if process is None or process.stdin is None or self._pid != os.getpid() or process.poll() is not None:
+            return
+        try:
+            with self._lock:
+                self._write()
+            process.stdin.close()
+            process.wait(FAREWELL)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            log.info("tracking: parents are still being ended: %s", error)

@@ -1,0 +1,56 @@
+"""The end of a DAG run, heard in the scheduler.
+
+Airflow calls a listener in the scheduler's own loop, with a database session open: whatever takes time here holds up
+every DAG of the installation, and a session of our own would break the scheduler's. So plain values are copied and
+handed to another process (`tracklayer_airflow.closer`), and nothing else is done.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from tracklayer_airflow import workflow
+
+if TYPE_CHECKING:
+    from tracklayer_airflow.closer import Closer
+
+hookimpl = pluggy.HookimplMarker("airflow")
+
+log = logging.getLogger("tracklayer")
+
+
+class DagRunListener:
+    """Has the parent of every DAG run ended as the DAG run ended."""
+
+    @hookimpl
+    def on_dag_run_success(self, dag_run: Any, msg: str) -> None:  # noqa: ARG002  # Airflow's signature
+        """The DAG run has succeeded."""
+        self._ended(dag_run, "FINISHED", None)
+
+    @hookimpl
+    def on_dag_run_failed(self, dag_run: Any, msg: str) -> None:
+        """The DAG run has failed; `msg` says why (``task_failure``, ``timed_out``, …)."""
+        self._ended(dag_run, "FAILED", f"the DAG run failed: {msg}" if msg else None)
+
+    def _ended(self, dag_run: Any, status: str, error: str | None) -> None:
+        dag = getattr(dag_run, "dag", None)
+        facts = workflow.facts(dag_run, dag, version=getattr(dag_run, "bundle_version", None))
+        end = {"facts": facts, "status": status, "error": error, "tracked": workflow.is_tracked(dag)}
+        triggered_by = getattr(dag_run, "triggered_by", None)
+        if getattr(triggered_by, "value", triggered_by) == "test":
+            # dag.test(): there is no scheduler to hold up, and the process may end as soon as this returns.
+            from tracklayer_airflow.closing import close
+
+            close(end)
+        else:
+            self._closer.submit(end)
+
+    @cached_property
+    def _closer(self) -> Closer:
+        from tracklayer_airflow.closer import Closer
+
+        return Closer()

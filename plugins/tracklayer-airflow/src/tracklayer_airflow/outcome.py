@@ -1,0 +1,36 @@
+"""How a task ended, as Airflow sees it, as the status of its run."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tracklayer.outcome import Outcome, of_exception
+
+_OUTCOMES: Final = {
+    "AirflowSkipException": Outcome("FINISHED", "skipped"),
+    "DownstreamTasksSkipped": Outcome("FINISHED", "skipped downstream"),
+    "DagRunTriggerException": Outcome("FINISHED", "triggered a DAG run"),
+    "TaskDeferred": Outcome("RUNNING"),
+    "TaskAwaitingInput": Outcome("RUNNING"),
+    "AirflowRescheduleException": Outcome("RUNNING"),
+    "AirflowTaskTimeout": Outcome("FAILED", "timed out"),
+    "AirflowSensorTimeout": Outcome("FAILED", "timed out"),
+    "AirflowTaskTerminated": Outcome("KILLED", "terminated"),
+}
+"""What Airflow's own exceptions mean. They are told by name, because their home differs between Airflow's versions
+and not every version has all of them."""
+
+
+def of_task(error: BaseException) -> Outcome:
+    """What an exception that leaves a task's ``execute`` says about the task.
+
+    Airflow fails a task for every ``SystemExit``, also for ``sys.exit(0)``, and so does the run.
+
+    >>> of_task(ValueError("no data")).status, of_task(SystemExit(0)).status, of_task(KeyboardInterrupt()).status
+    ('FAILED', 'FAILED', 'KILLED')
+    """
+    for kind in type(error).__mro__:
+        outcome = _OUTCOMES.get(kind.__name__) if kind.__module__.partition(".")[0] == "airflow" else None
+        if outcome is not None:
+            return outcome
+    return Outcome("FAILED") if isinstance(error, SystemExit) else of_exception(error)

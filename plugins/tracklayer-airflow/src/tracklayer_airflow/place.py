@@ -1,0 +1,129 @@
+"""Where a task runs, read from Airflow's task context."""
+
+from __future__ import annotations
+
+import logging
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from tracklayer.context import RunContext, TaskRun
+from tracklayer.exceptions import TokenError
+from tracklayer.identity import parse_token, workflow_run_key
+from tracklayer_airflow import upstream, workflow
+from tracklayer_airflow.arguments import arguments
+from tracklayer_airflow.settings import airflow_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tracklayer.context import RunRef, Token
+    from tracklayer.settings import Settings
+
+log = logging.getLogger("tracklayer")
+
+
+def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
+    """The run context of the try that runs in Airflow's task context `task`.
+
+    Asks Airflow for the tokens of the tasks upstream: they carry the parent.
+
+    Raises:
+        tracklayer.exceptions.SettingsError: the table ``airflow`` of the settings is wrong.
+    """
+    ti, dag_run, dag = task["ti"], task["dag_run"], task["dag"]
+    bundle = getattr(ti, "bundle_instance", None)
+    facts = workflow.facts(dag_run, dag, version=getattr(bundle, "version", None))
+    workflow_run = workflow.workflow_run(facts, instance=settings.instance, url=_dag_run_url(ti))
+    with_arguments = airflow_settings(settings).arguments
+    task_run = TaskRun(
+        task=ti.task_id,
+        index=None if ti.map_index is None or ti.map_index < 0 else str(ti.map_index),
+        try_number=ti.try_number,
+        resumed=_resumed(task),
+        url=ti.log_url,
+        started_at=ti.start_date,
+        params=MappingProxyType(_params(task) if with_arguments else {}),
+        tags=MappingProxyType(_tags(ti.task)),
+    )
+    handed = upstream.tokens(task)
+    return RunContext(
+        workflow_run=workflow_run,
+        task_run=task_run,
+        parent=_parent(handed, workflow_run_key(workflow_run)),
+        tokens=(*_conf_tokens(dag_run), *(token for _, token in upstream.event_tokens(task))),
+    )
+
+
+def current() -> Mapping[str, Any] | None:
+    """Airflow's context of the task that runs in this process; None outside of a task."""
+    import sys
+
+    if "airflow.sdk" not in sys.modules:  # where no task runs, Airflow is not imported for asking
+        return None
+    from airflow.sdk import get_current_context
+
+    try:
+        return get_current_context()
+    except RuntimeError:
+        return None
+
+
+def same(context: RunContext, task: Mapping[str, Any]) -> bool:
+    """Whether Airflow's task context `task` is that of `context`."""
+    ti, run, here = task["ti"], context.workflow_run, context.task_run
+    if here is None or run.orchestrator != "airflow":
+        return False
+    index = -1 if here.index is None else int(here.index)
+    mine = (run.workflow, run.run_id, here.task, index, here.try_number)
+    return mine == (ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, ti.try_number)
+
+
+def _dag_run_url(ti: Any) -> str:
+    from airflow.configuration import conf
+
+    base = conf.get("api", "base_url", fallback="http://localhost:8080/")
+    return f"{base.rstrip('/')}/dags/{quote(ti.dag_id)}/runs/{quote(ti.run_id)}"
+
+
+def _resumed(task: Mapping[str, Any]) -> bool:
+    """Whether this same try has run before: it comes back from a deferral, or was rescheduled."""
+    server = getattr(task["ti"], "_ti_context_from_server", None)
+    return bool(getattr(server, "next_method", None) or task.get("task_reschedule_count"))
+
+
+def _params(task: Mapping[str, Any]) -> dict[str, object]:
+    """The function's arguments, and the params that the task has for itself."""
+    own = {
+        name: value
+        for name, value in workflow.values(task.get("params")).items()
+        if name not in task["dag"].params and name not in (task["dag_run"].conf or {})
+    }
+    ti = task["ti"]
+    return {**arguments(ti.task, task["dag"].task_dict.get(ti.task_id, ti.task)), **own}
+
+
+def _tags(operator: Any) -> dict[str, str]:
+    found = {
+        "airflow.operator": getattr(operator, "operator_name", None) or operator.task_type,
+        "airflow.owner": operator.owner,
+        "airflow.pool": operator.pool,
+        "airflow.queue": operator.queue,
+    }
+    return {name: str(value) for name, value in found.items() if value}
+
+
+def _conf_tokens(dag_run: Any) -> Iterable[Token]:
+    text = (getattr(dag_run, "conf", None) or {}).get(workflow.CONF_KEY)
+    if not text:  # not given, or the giver had none
+        return ()
+    try:
+        return (parse_token(text),)
+    except TokenError as error:
+        log.warning("tracking: the token in dag_run.conf[%r] is of no use: %s", workflow.CONF_KEY, error)
+        return ()
+
+
+def _parent(tokens: Iterable[Token], key: str) -> RunRef | None:
+    """The parent of this very DAG run, as a task upstream handed it over."""
+    return next((token.parent for token in tokens if token.parent is not None and token.parent.key == key), None)

@@ -1,0 +1,211 @@
+"""The process that ends parents: it does what it is told, keeps at it, and is never waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.outage import flush, journals
+from harness.process import wait_for
+from tracklayer.context import RunContext, RunRef
+from tracklayer.store.opening import open_store
+from tracklayer.tracking import open_workflow_run
+from tracklayer_airflow import closer as closer_module
+from tracklayer_airflow.closer import Closer
+from tracklayer_airflow.closing import close
+from tracklayer_airflow.workflow import workflow_run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+
+DAG = "closing"
+
+
+def end_of(run_id: str, status: str = "FINISHED", error: str | None = None) -> dict[str, Any]:
+    """What the listener hears about a DAG run."""
+    facts = {
+        "dag_id": DAG,
+        "run_id": run_id,
+        "run_type": "manual",
+        "version": None,
+        "started_at": "2026-11-21T10:00:00+00:00",
+        "logical_date": None,
+        "description": None,
+        "source": None,
+        "dag_tags": ["flights"],
+        "owner": "data-team",
+        "params": {"year": 2013},
+    }
+    return {"facts": facts, "status": status, "error": error}
+
+
+@pytest.fixture
+def tracked(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    return mlflow_server
+
+
+@pytest.fixture
+def closer() -> Iterator[Closer]:
+    """A closer whose process has ended when the test has."""
+    closer = Closer()
+    yield closer
+    process = closer._process
+    closer._farewell()
+    if process is not None:
+        process.kill()
+        process.wait(10)
+
+
+def parent_of(run_id: str) -> RunRef:
+    """A DAG run's parent, made as its first task makes it."""
+    context = RunContext(workflow_run=workflow_run(end_of(run_id)["facts"], instance="default"))
+    parent = open_workflow_run(context)
+    assert parent is not None
+    return parent
+
+
+def status_of(server: MlflowServer, run: RunRef) -> str:
+    return status_at(server.uri, run)
+
+
+def status_at(uri: str, run: RunRef) -> str:
+    return open_store(uri, connect_timeout=5, timeout=30).get_run(run.run_id).status
+
+
+def closes_in_journals() -> list[Path]:
+    """Files of journals that hold the end of the DAG run `away`."""
+    folder = Path(os.environ["TRACKLAYER_JOURNAL"])
+    return [path for path in folder.rglob("*.seg") if b"away" in path.read_bytes()]
+
+
+def process_of(closer: Closer) -> subprocess.Popen[bytes]:
+    assert closer._process is not None
+    return closer._process
+
+
+def test_a_parent_is_ended_in_another_process(tracked: MlflowServer, closer: Closer) -> None:
+    first, second = parent_of("run 1"), parent_of("run 2")
+    closer.submit(end_of("run 1"))
+    closer.submit(end_of("run 2", "FAILED", "the DAG run failed: task_failure"))
+    wait_for(lambda: status_of(tracked, first) == "FINISHED", 60, "end of the first parent")
+    wait_for(lambda: status_of(tracked, second) == "FAILED", 60, "end of the second parent")
+    assert process_of(closer).pid != os.getpid()
+
+
+def test_at_the_end_everything_is_done_and_the_process_is_gone(tracked: MlflowServer, closer: Closer) -> None:
+    parents = [parent_of(f"last {number}") for number in range(5)]
+    for number in range(5):
+        closer.submit(end_of(f"last {number}"))
+    process = process_of(closer)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 0
+    assert {status_of(tracked, parent) for parent in parents} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_group_loses_nothing(tracked: MlflowServer, closer: Closer, number: signal.Signals) -> None:
+    closer.submit(end_of("no such run"))
+    warm = parent_of(f"warm {number.name}")
+    closer.submit(end_of(f"warm {number.name}"))
+    wait_for(lambda: status_of(tracked, warm) == "FINISHED", 60, "process that is up")
+    parent = parent_of(f"signal {number.name}")
+    closer.submit(end_of(f"signal {number.name}"))
+    process_of(closer).send_signal(number)
+    wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
+
+
+def test_a_process_that_was_killed_is_started_anew(tracked: MlflowServer, closer: Closer) -> None:
+    closer.submit(end_of("killed 1"))
+    process_of(closer).kill()
+    process_of(closer).wait(10)
+    parent = parent_of("killed 2")
+    closer.submit(end_of("killed 2"))
+    wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
+
+
+def test_nobody_waits_for_a_process_that_does_not_read(
+    tracked: MlflowServer, closer: Closer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closer.submit(end_of("stopped"))
+    process = process_of(closer)
+    process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(closer_module, "BACKLOG", 200_000)
+    longest = 0.0
+    for number in range(2_000):  # some 700 kB, the pipe takes 64
+        started = time.monotonic()
+        closer.submit(end_of(f"stopped {number}"))
+        longest = max(longest, time.monotonic() - started)
+    assert longest < 1, "it was waited for"
+    assert len(closer._backlog) <= 200_000
+    assert "one was left out" in caplog.text
+    process.kill()
+
+
+def test_a_server_that_is_away_is_asked_again(
+    recording_proxy: RecordingProxy, closer: Closer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", recording_proxy.uri)
+    parent = parent_of("away")
+    warm = parent_of("warm")
+    closer.submit(end_of("warm"))
+    wait_for(lambda: status_at(recording_proxy.target, warm) == "FINISHED", 60, "process that is up")
+    with recording_proxy.refused():
+        closer.submit(end_of("away"))
+        wait_for(lambda: bool(closes_in_journals()), 30, "end of the DAG run in the journal")
+        assert status_at(recording_proxy.target, parent) == "RUNNING"
+    wait_for(lambda: status_at(recording_proxy.target, parent) == "FINISHED", 60, "end of the parent")
+
+
+def test_what_the_process_could_not_do_the_next_one_does(
+    recording_proxy: RecordingProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", recording_proxy.uri)
+    parent = parent_of("before a restart")
+    with recording_proxy.refused():
+        done = subprocess.run(
+            [sys.executable, "-m", "tracklayer_airflow.closing"], input=closer_line("before a restart"), timeout=60
+        )
+        assert done.returncode == 0
+    assert status_at(recording_proxy.target, parent) == "RUNNING"
+    flush(recording_proxy.uri)
+    assert status_at(recording_proxy.target, parent) == "FINISHED"
+    assert journals() == []
+
+
+def test_what_cannot_be_read_is_passed_over(tracked: MlflowServer) -> None:
+    parent = parent_of("readable")
+    done = subprocess.run(
+        [sys.executable, "-m", "tracklayer_airflow.closing"],
+        input=b"nonsense\n" + closer_line("readable"),
+        stderr=subprocess.PIPE,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert b"could not be read" in done.stderr
+    assert status_of(tracked, parent) == "FINISHED"
+
+
+def test_a_dag_run_of_which_nothing_was_tracked_leaves_nothing(tracked: MlflowServer) -> None:
+    close(end_of("nothing tracked"))
+    store = open_store(tracked.uri, connect_timeout=5, timeout=30)
+    experiment = store.get_experiment_by_name(DAG)
+    runs = store.search_runs([experiment.experiment_id]) if experiment else []
+    assert "nothing tracked" not in {run.tags["tracklayer.workflow_run"] for run in runs}
+
+
+def closer_line(run_id: str) -> bytes:
+    import json
+
+    return json.dumps(end_of(run_id)).encode() + b"\n"

@@ -1,0 +1,61 @@
+"""The DAGs in the repository's ``dags/`` run as they are, on a small part of the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow_story import Story
+
+from tracklayer.linking import read_links
+
+if TYPE_CHECKING:
+    from harness.airflow import AirflowHome
+    from harness.mlflow import MlflowServer
+
+DAGS = Path(__file__).parents[3] / "dags"
+
+pytest.importorskip("flights_model")
+
+
+@pytest.fixture(scope="module")
+def told(
+    airflow_home: AirflowHome, mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Story]:
+    conf = {"sample": 4000, "max_iter": 5, "data_dir": str(tmp_path_factory.mktemp("flights"))}
+    told = airflow_home.test(
+        *(f"{dag_id}={json.dumps(conf)}" for dag_id in ("flights_prepare", "flights")),
+        environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS)},
+        not_run="start_training",  # the pipeline has tests of its own
+    )
+    return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}
+
+
+@pytest.mark.slow
+def test_flights(told: dict[str, Story]) -> None:
+    story = told["flights"]
+    assert story.told["state"] == "success"
+    assert [story.run(task).tags["tracklayer.stage"] for task in ("prepare", "train", "evaluate")] == [
+        "data-prep",
+        "training",
+        "evaluation",
+    ]
+    assert {run.status for run in story.runs} == {"FINISHED"}
+    assert story.upstream("train") == ["prepare"]
+    assert story.upstream("evaluate") == ["prepare", "train"]
+    assert story.run("prepare").metrics["rows_train"] > 1_000
+    assert story.run("train").params["max_iter"] == "5"
+    assert 0 < story.run("evaluate").metrics["roc_auc"] < 1
+
+
+@pytest.mark.slow
+def test_flights_prepare(told: dict[str, Story]) -> None:
+    story = told["flights_prepare"]
+    assert story.told["state"] == "success"
+    prepare = story.run("prepare")
+    assert (prepare.status, prepare.tags["tracklayer.stage"]) == ("FINISHED", "data-prep")
+    assert read_links(prepare.tags) == []
+    assert {dataset.name for dataset in prepare.datasets} == {"flights-train", "flights-test"}
+    assert story.xcom("prepare.tracklayer")
