@@ -1,0 +1,240 @@
+"""Real Airflows: DAGs run by ``dag.test()`` in a process of their own, or by a scheduler with all that belongs to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from harness.process import Program, free_port, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+START_SECONDS = 240.0
+"""How long the components may take to start: on a busy machine without byte code they import for minutes."""
+
+
+class AirflowHome:
+    """An Airflow home of its own, on SQLite, that sees one folder of DAGs.
+
+    Attributes:
+        folder: the home.
+        log: what the last `test` wrote.
+    """
+
+    def __init__(self, folder: Path, dags: Path) -> None:
+        """Make the home and its database.
+
+        Args:
+            folder: where it is to be; made if need be.
+            dags: the folder of DAGs.
+        """
+        self.folder = folder
+        self.log = ""
+        folder.mkdir(parents=True, exist_ok=True)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW", "MLFLOW_", "TRACKLAYER_")) and name != "PYTHONDONTWRITEBYTECODE"
+        }
+        self._environ = {
+            **inherited,
+            "AIRFLOW_HOME": str(folder),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(),
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(),
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "TRACKLAYER_JOURNAL": str(folder / "journal"),
+            "TRACKLAYER_PATIENCE": "20",  # the machine is busy, the server is slow, and not away
+        }
+        self._run([str(_program("airflow")), "db", "migrate"], {}, 300)
+
+    def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The whole environment of a process of this Airflow.
+
+        Args:
+            more: variables for it alone (``MLFLOW_TRACKING_URI``, ``TRACKLAYER_…``); nothing of whoever runs the
+                tests is inherited.
+        """
+        return {**self._environ, **(more or {})}
+
+    def test(
+        self, *dags: str, environ: Mapping[str, str] | None = None, not_run: str = "", seconds: float = 240
+    ) -> dict[str, Any]:
+        """Run DAGs one after the other by ``dag.test()``, all in one process.
+
+        Args:
+            dags: DAG ids, each with a conf as JSON if need be: ``flights={"sample": 100}``.
+            environ: see `environ`.
+            not_run: a regular expression; tasks whose whole ids it matches succeed without being run.
+            seconds: time limit for all of them.
+
+        Returns:
+            By DAG id: ``run_id``, ``state``, ``tasks`` (``name[map index]`` to state and try), ``xcoms``
+            (``name[map index].key`` to value) and ``events`` (asset URI to the extra of its event).
+        """
+        output = self.folder / "test.json"
+        output.unlink(missing_ok=True)
+        # -P: else this module stands for Airflow in the script.
+        script = Path(__file__).with_name("dag_test.py")
+        self.log = self._run([sys.executable, "-P", str(script), str(output), not_run, *dags], environ or {}, seconds)
+        found: dict[str, Any] = json.loads(output.read_text())
+        return found
+
+    def _run(self, command: Sequence[str], environ: Mapping[str, str], seconds: float) -> str:
+        done = subprocess.run(
+            command,
+            env=self.environ(environ),
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-5000:]}")
+        return done.stdout
+
+
+class AirflowService:
+    """A running Airflow: api-server, scheduler with LocalExecutor, dag-processor, and a triggerer if asked for."""
+
+    def __init__(self, home: AirflowHome, *, environ: Mapping[str, str] | None = None, triggerer: bool = False) -> None:
+        """Describe it; entering it as a context manager starts it.
+
+        Args:
+            home: its home; nothing else may use it meanwhile.
+            environ: more variables, see `AirflowHome.environ`.
+            triggerer: start a triggerer too, for deferrable tasks.
+        """
+        self.home = home
+        self.uri = ""
+        self._more = environ or {}
+        self._components = ["api-server", "scheduler", "dag-processor", *(["triggerer"] if triggerer else [])]
+        self._programs: dict[str, Program] = {}
+        self._token = ""
+
+    def __enter__(self) -> Self:
+        """Start everything, and wait until the API answers and the DAGs are known."""
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        environ = self.home.environ(
+            {
+                "AIRFLOW__API__BASE_URL": self.uri,
+                "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.uri}/execution/",
+                "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+                **self._more,
+            }
+        )
+        arguments = {
+            "api-server": ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+            "scheduler": ["--skip-serve-logs"],
+            "triggerer": ["--skip-serve-logs"],
+        }
+        try:
+            for name in self._components:
+                self._programs[name] = Program(
+                    [str(_program("airflow")), name, *arguments.get(name, [])],
+                    log=self.home.folder / f"{name}.log",
+                    environ=environ,
+                    cwd=self.home.folder,
+                )
+            wait_for(self._answers, START_SECONDS, "answer of Airflow's API", self._programs["api-server"])
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """Stop everything."""
+        self.stop()
+
+    def stop(self, *names: str) -> None:
+        """Stop components, politely first; all if none is named."""
+        for name in reversed(names or tuple(self._programs)):
+            program = self._programs.pop(name, None)
+            if program is not None:
+                program.stop()
+
+    def log(self, component: str) -> str:
+        """What a component has written so far."""
+        path = self.home.folder / f"{component}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a DAG run, as soon as the DAG is known and active; its run id."""
+        path = f"/api/v2/dags/{dag_id}"
+        wait_for(lambda: self._is_known(path), START_SECONDS, f"DAG {dag_id}", self._programs["dag-processor"])
+        run = self.call(f"{path}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
+        return str(run["dag_run_id"])
+
+    def wait(self, dag_id: str, run_id: str | None = None, *, seconds: float = 120) -> dict[str, Any]:
+        """Wait until a DAG run has ended.
+
+        Args:
+            dag_id: the DAG.
+            run_id: None for the only run of it, which may still have to be started.
+            seconds: time limit.
+
+        Returns:
+            The DAG run as the API tells it.
+        """
+        found: dict[str, Any] = {}
+
+        def ended() -> bool:
+            runs = self.call(f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+            run: dict[str, Any] = next((run for run in runs if run_id in {None, run["dag_run_id"]}), {})
+            found.update(run)
+            return run.get("state") in {"success", "failed"}
+
+        wait_for(ended, seconds, f"end of a run of {dag_id}", self._programs["scheduler"])
+        return found
+
+    def links(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, str | None]:
+        """The extra links on a task's page."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/links?map_index={map_index}"
+        links: dict[str, str | None] = self.call(path)["extra_links"]
+        return links
+
+    def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Call Airflow's REST API: GET, or POST if there is a body."""
+        request = urllib.request.Request(
+            self.uri + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def _answers(self) -> bool:
+        try:
+            self._token = self.call("/auth/token")["access_token"]
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
+
+    def _is_known(self, path: str) -> bool:
+        try:
+            return not self.call(path)["is_paused"]
+        except urllib.error.HTTPError:
+            time.sleep(0.5)
+            return False
+
+
+def _program(name: str) -> Path:
+    return Path(sys.executable).with_name(name)

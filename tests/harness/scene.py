@@ -1,0 +1,164 @@
+"""A fault test's scene: processes that run user code against a server, a journal folder, ledgers; and how it ends."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harness import audit, ledger
+from harness.plan import Plan
+from harness.process import wait_for
+from harness.warm import Child, Ended, Warm, fresh
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from harness.mlflow import MlflowServer
+
+
+class Task:
+    """User code that runs, or has run, with its ledger."""
+
+    def __init__(self, plan: Plan, child: Child, path: Path) -> None:
+        self.plan = plan
+        self.child = child
+        self._path = path
+
+    def ledger(self) -> ledger.Read:
+        """What it has been told so far."""
+        return ledger.read(self._path)
+
+    def at(self, place: str, seconds: float = 60.0) -> None:
+        """Wait until it has come to a place."""
+        wait_for(lambda: self._came(place), seconds, f"coming of {self.plan.label} to {place}")
+
+    def go(self, place: str) -> None:
+        """Let it go on from a place at which its plan has it wait."""
+        self._path.with_name(f"{self._path.name}.go-{place}").touch()
+
+    def _came(self, place: str) -> bool:
+        if place in self.ledger().places:
+            return True
+        ended = self.child.ended()
+        if ended is not None and place not in self.ledger().places:
+            raise RuntimeError(f"{self.plan.label} ended with {ended.code} before {place}:\n{ended.errors[-3000:]}")
+        return False
+
+
+class Scene:
+    """One workflow, its processes and their journals.
+
+    Attributes:
+        workflow: its name; that of its experiment, too.
+        journal: the folder of journals.
+        tasks: all that was started, in order.
+    """
+
+    def __init__(self, warm: Warm, folder: Path, uri: str, *, environ: Mapping[str, str] | None = None) -> None:
+        """Set it.
+
+        Args:
+            warm: makes the processes.
+            folder: for journals, ledgers and output; made.
+            uri: the tracking URI.
+            environ: more variables for all processes.
+        """
+        self.warm = warm
+        self.folder = folder
+        self.workflow = f"faults-{uuid.uuid4().hex[:8]}"
+        self.journal = folder / "journal"
+        self.tasks: list[Task] = []
+        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        self.environ = {
+            "MLFLOW_TRACKING_URI": uri,
+            "TRACKLAYER_JOURNAL": str(self.journal),
+            "TMPDIR": str(folder / "tmp"),  # where journals go that have no other place
+            **(environ or {}),
+        }
+
+    def start(
+        self,
+        label: str,
+        *,
+        new: bool = False,
+        hold: str = "",
+        environ: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> Task:
+        """Start user code.
+
+        Args:
+            label: what it is called.
+            new: True: in a process that imports everything itself.
+            hold: see `Warm.run`.
+            environ: variables for it alone.
+            options: of its `Plan`.
+        """
+        path = self.folder / f"{label}.ledger"
+        told = {"ledger": str(path), "workflow": self.workflow, "label": label, **options}
+        plan = Plan(**told)  # type: ignore[arg-type]
+        variables = {**self.environ, **(environ or {})}
+        start = fresh(plan, self.folder, variables) if new else self.warm.run(plan, self.folder, variables, hold=hold)
+        self.tasks.append(Task(plan, start, path))
+        return self.tasks[-1]
+
+    def untracked(self, plan: Plan) -> Ended:
+        """How the same code ends untracked."""
+        bare = replace(plan, tracked=False, pauses=(), pace=0.0, trace=0)
+        return self.warm.run(bare, self.folder, {}).wait()
+
+    def ends_as_untracked(self, task: Task, seconds: float = 120.0) -> Ended:
+        """Wait for the end of a task; it must be that of the same code untracked."""
+        ended = task.child.wait(seconds)
+        bare = self.untracked(task.plan)
+        assert ended.code == bare.code, ended.errors[-3000:]
+        assert ended.output == bare.output
+        assert ended.exception == bare.exception, ended.errors[-3000:]
+        return ended
+
+    def deliver(self, *, times: int = 3, seconds: float = 180.0) -> None:
+        """``tracklayer flush``, as people run it after an outage; then no journal may be left."""
+        told = ""
+        for _ in range(times):
+            ended = self.warm.command(["flush"], self.folder, self.environ).wait(seconds)
+            told += f"{ended.output}\n{ended.errors}"
+            assert ended.code == 0, told[-4000:]
+            if not self.left():
+                return
+        assert not self.left(), told[-4000:]
+
+    def deliver_and_be_killed(self, times: int, dice: random.Random) -> int:
+        """Kill ``tracklayer flush`` at random moments, two side by side; how many were through before.
+
+        Each takes up where the one before was killed.
+        """
+        through = 0
+        for _ in range(times):
+            running = [self.warm.command(["flush"], self.folder, self.environ) for _ in range(2)]
+            time.sleep(dice.uniform(0.02, 1.0))
+            for child in running:
+                through += child.ended() is not None
+                child.kill()
+                child.wait()
+        return through
+
+    def left(self) -> list[str]:
+        """Names of the journals that are there."""
+        return sorted(path.name for path in self.journal.iterdir() if path.is_dir()) if self.journal.is_dir() else []
+
+    def differences(
+        self,
+        server: MlflowServer,
+        *,
+        died: bool = False,
+        times: bool = True,
+        closed: bool = True,
+        login: str | None = None,
+    ) -> list[str]:
+        """See `harness.audit.differences`."""
+        runs = audit.runs_of(server, self.workflow, login=login)
+        return audit.differences([task.ledger() for task in self.tasks], runs, died=died, times=times, closed=closed)

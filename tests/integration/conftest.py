@@ -1,0 +1,52 @@
+"""Fixtures for the tests of what MLflow's own calls do inside stages."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.guarded import guarded_server
+from harness.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.mlflow import MlflowServer
+
+
+@pytest.fixture(scope="session")
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tracking URI that the mlflow library serves in this very process; one database for all tests of the session."""
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A real MLflow server that wants credentials; see `harness.guarded`."""
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as server:
+        yield server
+
+
+@pytest.fixture
+def fresh_mlflow() -> Iterator[None]:
+    """MLflow as in a new process: no experiment set, no tracking URI, no run active."""
+    yield
+    import mlflow
+    from mlflow.tracking import fluent
+
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # MLflow takes it for "none"
+    fluent._active_experiment_id = None
+    mlflow.tracing.reset()  # type: ignore[no-untyped-call]  # else traces go to the tracking URI of the test before
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(params=["http", "sqlite"])
+def pipeline(request: pytest.FixtureRequest, fresh_mlflow: None) -> Pipeline:
+    """A pipeline that is tracked on a real MLflow server, and then in a database through the mlflow library."""
+    server = request.param == "http"
+    return Pipeline(request.getfixturevalue("mlflow_server").uri if server else request.getfixturevalue("sqlite_uri"))

@@ -1,0 +1,45 @@
+"""Tasks are killed (SIGKILL) at random moments of their whole life, a hundred on each database; and so is delivery."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.killing import Killer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+    from harness.scene import Scene
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+KILLS = int(os.environ.get("TRACKLAYER_TEST_KILLS", "100"))
+SEED = int(os.environ.get("TRACKLAYER_TEST_SEED", "20261121"))
+
+
+def test_what_was_acknowledged_survives(
+    victim: MlflowServer, scene: Callable[..., Scene], proxy_before: Callable[[str], RecordingProxy]
+) -> None:
+    proxy = proxy_before(victim.uri)
+    stage = scene(proxy.uri, environ={"TRACKLAYER_LINGER": "2"})
+    killer = Killer(stage, SEED)
+    killer.kill(range(KILLS // 2))
+    with proxy.refused():
+        killer.kill(range(KILLS // 2, KILLS * 3 // 4))
+    killer.kill(range(KILLS * 3 // 4, KILLS))
+    with proxy.refused():  # so that there is something to deliver
+        killer.kill(range(KILLS, KILLS + 15))
+    stage.deliver_and_be_killed(8, random.Random(SEED))
+    told = f"seed {SEED}: {sorted(killer.calls.items())} of {killer.total} calls, {killer.finished} finished"
+    assert killer.finished < KILLS / 4, told
+    assert len(killer.calls) >= min(10, KILLS / 4), told  # the moments are spread
+    stage.deliver()
+    assert stage.differences(victim, died=True, closed=False) == [], told
+    killer.close()
+    assert stage.differences(victim, died=True) == [], told

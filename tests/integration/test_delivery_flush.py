@@ -1,0 +1,260 @@
+"""`tracklayer flush`, and journals that leave a machine whose disk goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.leaving import opening_of, story
+from harness.proxy import refused_port
+from tracklayer.backend import open_backend
+from tracklayer.journal.carrying import SUFFIX, CarryingError, carried, fetched, shelf
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.operations import End, Log
+from tracklayer.journal.recorder import Recorder
+from tracklayer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+    from tracklayer.store import Run
+
+COMMAND = [sys.executable, "-c", "from tracklayer.cli import main; main()", "flush"]
+
+
+@pytest.fixture
+def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
+    return proxy_before(mlflow_server.uri)
+
+
+@pytest.fixture
+def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
+    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
+
+
+@pytest.fixture
+def name() -> str:
+    return f"flush-{uuid.uuid4().hex[:12]}"
+
+
+def environment(settings: Settings, **more: str) -> Mapping[str, str]:
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("TRACKLAYER_", "MLFLOW_"))}
+    return {**plain, "TRACKLAYER_JOURNAL": str(settings.journal), **more}
+
+
+def flush(settings: Settings, *arguments: str, uri: str | None = None) -> subprocess.CompletedProcess[str]:
+    told = {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment(settings, **told), capture_output=True, text=True, timeout=120
+    )
+
+
+def left(settings: Settings) -> list[Path]:
+    return JournalFolder(Path(str(settings.journal))).paths()
+
+
+def runs(settings: Settings, name: str) -> dict[str, Run]:
+    backend = open_backend(settings)
+    assert backend
+    backend.store.try_again()
+    experiment = backend.store.get_experiment_by_name(name)
+    assert experiment
+    found = backend.store.search_runs([experiment.experiment_id])
+    assert len({run.name for run in found}) == len(found)
+    return {run.name: backend.store.get_run(run.run_id) for run in found}
+
+
+def test_there_is_nothing_to_deliver(settings: Settings) -> None:
+    done = flush(settings)
+    assert (done.returncode, done.stdout) == (0, "There is nothing to deliver.\n")
+
+
+def test_what_was_left_behind_is_delivered_to_the_server_that_it_is_for(
+    settings: Settings, proxy: RecordingProxy, name: str
+) -> None:
+    with proxy.refused():
+        story(settings, name, "exit")
+        story(settings, f"{name}-2", "now")
+        assert len(left(settings)) == 2
+        done = flush(settings)
+        assert done.returncode == 1
+        assert "cannot reach the MLflow server" in done.stderr
+        assert "2 left" in done.stdout
+    with refused_port() as elsewhere:  # the settings may name another server
+        done = flush(settings, uri=elsewhere)
+    assert (done.returncode, done.stdout) == (0, "2 journals delivered.\n"), done.stderr
+    assert left(settings) == []
+    assert runs(settings, name)["train"].status == "FINISHED"
+    assert runs(settings, f"{name}-2")["train"].status == "KILLED"
+
+
+def test_only_what_is_for_one_server(settings: Settings, proxy: RecordingProxy, name: str) -> None:
+    with proxy.refused():
+        story(settings, name, "exit")
+    with refused_port() as elsewhere:
+        assert flush(settings, "--tracking-uri", elsewhere).stdout == "There is nothing to deliver.\n"
+    assert flush(settings, "--tracking-uri", proxy.uri).returncode == 0
+    assert runs(settings, name)["train"].status == "FINISHED"
+
+
+def test_watching_delivers_as_soon_as_it_can_and_ends_when_told(
+    settings: Settings, proxy: RecordingProxy, name: str
+) -> None:
+    with proxy.refused():
+        story(settings, name, "exit")
+        watching = subprocess.Popen(
+            [*COMMAND, "--watch", "--interval", "0.2s"],
+            env=environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        time.sleep(2)
+    try:
+        deadline = time.monotonic() + 60
+        while left(settings):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        story(settings, f"{name}-2", "now")
+        while left(settings):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        watching.send_signal(signal.SIGTERM)
+        told, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0, told
+    assert runs(settings, name)["train"].status == "FINISHED"
+    assert runs(settings, f"{name}-2")["train"].status == "KILLED"
+
+
+def carrying(settings: Settings, url: str) -> Settings:
+    return Settings(tracking_uri=settings.tracking_uri, journal=settings.journal, carry=url)
+
+
+@pytest.mark.parametrize("kind", ["file", "path", "fsspec"])
+def test_a_journal_is_carried_away_and_delivered_from_there(
+    settings: Settings, proxy: RecordingProxy, name: str, tmp_path: Path, kind: str
+) -> None:
+    place = tmp_path / "bucket" / "journals"
+    url = {"file": f"file://{place}", "path": str(place), "fsspec": f"simplecache::file://{place}"}[kind]
+    if kind == "fsspec":
+        pytest.importorskip("fsspec")
+    with proxy.refused():
+        story(carrying(settings, url), name, "exit")
+        assert left(settings) == []
+        (packed,) = place.iterdir()
+        assert packed.name.endswith(SUFFIX)
+        if kind != "fsspec":
+            assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+        done = flush(settings, "--from", url, uri=proxy.uri)
+        assert done.returncode == 1
+        assert "cannot reach the MLflow server" in done.stderr
+        assert list(place.iterdir()) == [packed]
+    done = flush(settings, "--from", url, uri=proxy.uri)
+    assert (done.returncode, done.stdout) == (0, "1 journal delivered.\n"), done.stderr
+    assert list(place.iterdir()) == []
+    assert left(settings) == []
+    found = runs(settings, name)
+    assert found["train"].status == "FINISHED"
+    assert found["fold"].metrics == {"loss": 2_499.0}
+    backend = open_backend(settings)
+    assert backend
+    assert backend.store.read_artifact(found["train"], "notes/a.txt") == b"hello"
+
+
+def test_what_was_carried_is_sent_to_no_server_but_the_reader_s_own(
+    settings: Settings, proxy: RecordingProxy, name: str, tmp_path: Path
+) -> None:
+    url = f"file://{tmp_path / 'bucket'}"
+    with proxy.refused():
+        story(carrying(settings, url), name, "exit")
+    proxy.forget()
+    with refused_port() as elsewhere:
+        done = flush(settings, "--from", url, uri=elsewhere)
+    assert done.returncode == 1
+    assert proxy.uri in done.stderr
+    assert proxy.requests == []
+    assert len(carried(url)) == 1
+
+
+def test_what_is_delivered_in_time_is_not_carried_anywhere(settings: Settings, name: str, tmp_path: Path) -> None:
+    story(carrying(settings, str(tmp_path / "bucket")), name, "exit")
+    assert not (tmp_path / "bucket").exists()
+
+
+def test_only_one_takes_what_was_carried(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    journal = f"20261121T000000Z-host-1-00000000{SUFFIX}"
+    with tarfile.open(tmp_path / journal, "w:gz"):
+        pass
+    with fetched(url, journal) as (folder, fate):
+        assert carried(url) == []
+        with pytest.raises(CarryingError), fetched(url, journal):
+            pass
+        assert folder.is_dir()
+    assert carried(url) == [journal]
+    with fetched(url, journal) as (_, fate):
+        fate.delivered = True
+    assert carried(url) == []
+
+
+def test_nothing_but_a_journal_comes_out_of_what_was_carried(tmp_path: Path) -> None:
+    (tmp_path / "evil").write_text("evil")
+    journal = f"20261121T000000Z-host-1-00000000{SUFFIX}"
+    (tmp_path / "shelf").mkdir()
+    with tarfile.open(tmp_path / "shelf" / journal, "w:gz") as archive:
+        for inside in ("../outside", "/outside", "files/../../outside", "lock", "progress", "other/progress"):
+            archive.add(tmp_path / "evil", inside)
+        link = tarfile.TarInfo("refused.jsonl")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "evil")
+        archive.addfile(link)
+    with fetched(str(tmp_path / "shelf"), journal) as (folder, _):
+        assert sorted(path.name for path in folder.rglob("*")) == ["files", "progress"]
+
+
+def test_a_place_that_nobody_knows() -> None:
+    with pytest.raises(CarryingError):
+        shelf("nowhere-at-all://bucket/journals")
+
+
+def test_the_doctor_says_what_is_left_and_what_was_refused(
+    settings: Settings, proxy: RecordingProxy, name: str
+) -> None:
+    def doctor() -> dict[str, str]:
+        done = subprocess.run(
+            [*COMMAND[:-1], "doctor", "--format", "json"],
+            env=environment(settings, MLFLOW_TRACKING_URI=proxy.uri),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        findings = json.loads(done.stdout)["findings"]
+        return {finding["name"]: finding["text"] for finding in findings if finding["section"] == "Journal"}
+
+    assert set(doctor()) == {"delivered"}
+    with proxy.refused():
+        story(settings, name, "exit")
+        assert proxy.uri in doctor()["left"]
+    assert flush(settings).returncode == 0
+    assert set(doctor()) == {"folder", "delivered"}
+    backend = open_backend(settings)
+    assert backend
+    recorder = Recorder(backend, settings)
+    local = recorder.begin(opening_of(f"{name}-2"), wait=20).ref.run_id
+    recorder.append(Log(local, params={"no//such": "key"}))
+    recorder.append(End(local, "FINISHED", 1_700_000_002_000))
+    assert recorder.close()
+    assert doctor()["refused"].startswith(f"param no//such of run {recorder.resolve(local)}: ")

@@ -1,0 +1,155 @@
+"""Links and parents that were made with ids that led nowhere yet lead to the same runs in the end."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from harness.leaving import BEGAN, opening_of
+from tracklayer.backend import open_backend
+from tracklayer.context import RunRef, Upstream
+from tracklayer.description import NOTE_TAG
+from tracklayer.identity import upstream_tag
+from tracklayer.journal.courier import WANTED_TAG
+from tracklayer.journal.operations import Consumed, End, Log
+from tracklayer.journal.recorder import Recorder
+from tracklayer.linking import link_tags, produced_tags
+from tracklayer.provisional import PENDING, is_provisional
+from tracklayer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+    from tracklayer.opening import Opening
+    from tracklayer.store import Run
+
+
+@dataclass
+class Machine:
+    """A machine with a journal folder and a way to the server of its own."""
+
+    recorder: Recorder
+    proxy: RecordingProxy
+
+
+@pytest.fixture
+def machine(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path
+) -> Iterator[Callable[[], Machine]]:
+    made: list[Machine] = []
+
+    def make() -> Machine:
+        proxy = proxy_before(mlflow_server.uri)
+        settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / f"machine-{len(made)}"), patience=20.0)
+        backend = open_backend(settings)
+        assert backend
+        made.append(Machine(Recorder(backend, settings), proxy))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.recorder.close()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"links-{uuid.uuid4().hex[:12]}"
+
+
+def run_of(recorder: Recorder, local: str) -> Run:
+    deadline = time.monotonic() + 60
+    while (run_id := recorder.resolve(local)) is None or recorder.away:
+        assert time.monotonic() < deadline, recorder.error
+        time.sleep(0.05)
+    assert recorder.flush(30)
+    return recorder.backend.store.get_run(run_id)
+
+
+@contextmanager
+def given_out(machine: Machine, opening: Opening) -> Iterator[RunRef]:
+    """A stage that is begun and ended while the server cannot be reached from this machine, until the block ends."""
+    with machine.proxy.refused():
+        ref = machine.recorder.begin(opening, wait=10).ref
+        assert is_provisional(ref.run_id)
+        assert ref.experiment_id == PENDING
+        machine.recorder.append(End(ref.run_id, "FINISHED", BEGAN + 1_000))
+        yield ref
+
+
+def test_a_link_to_a_run_that_comes_first_leads_to_it(machine: Callable[[], Machine], name: str) -> None:
+    one, other = machine(), machine()
+    with given_out(one, opening_of(name, "prepare")) as producer:
+        pass
+    made = run_of(one.recorder, producer.run_id)
+    opening = opening_of(name, "train", upstream=(Upstream(run=producer, kind="token"),))
+    consumer = run_of(other.recorder, other.recorder.begin(opening, wait=20).ref.run_id)
+    assert upstream_tag(made.run_id) in consumer.tags
+    assert upstream_tag(producer.run_id) not in consumer.tags
+
+
+def test_a_link_to_a_run_that_comes_later_leads_to_it_then(machine: Callable[[], Machine], name: str) -> None:
+    one, other = machine(), machine()
+    with given_out(one, opening_of(name, "prepare")) as producer:
+        opening = opening_of(name, "train", upstream=(Upstream(run=producer, kind="token"),))
+        linked = other.recorder.begin(opening, wait=20).ref.run_id
+        late = other.recorder.begin(opening_of(name, "evaluate"), wait=20).ref.run_id
+        other.recorder.append(Log(late, tags=link_tags([Upstream(run=producer, kind="data")])))
+        for local in (linked, late):
+            assert upstream_tag(producer.run_id) in run_of(other.recorder, local).tags
+    made = run_of(one.recorder, producer.run_id)
+    for local in (linked, late):
+        consumer = other.recorder.backend.store.get_run(local)
+        assert upstream_tag(made.run_id) in consumer.tags
+        assert upstream_tag(producer.run_id) not in consumer.tags
+        assert producer.run_id not in consumer.tags.get(NOTE_TAG, "")
+
+
+def test_what_was_read_while_nobody_could_be_asked_is_linked_to_who_had_made_it_by_then(
+    machine: Callable[[], Machine], name: str
+) -> None:
+    recorder = machine().recorder
+    uri, now = f"s3://bucket/{name}", time.time_ns() // 1_000_000
+    runs = {}
+    for task, at in (("early", now - 10_000), ("late", now + 10_000)):
+        local = recorder.begin(opening_of(name, task), wait=20).ref.run_id
+        tags = {key: json.dumps({**json.loads(text), "at": at}) for key, text in produced_tags(uri, "1").items()}
+        recorder.append(Log(local, tags=tags))
+        runs[task] = run_of(recorder, local).run_id
+    consumer = recorder.begin(opening_of(name, "train"), wait=20).ref.run_id
+    recorder.append(Consumed(consumer, uri, None, now))
+    recorder.append(Consumed(consumer, f"{uri}/nobody", "7", now))
+    run = run_of(recorder, consumer)
+    assert upstream_tag(runs["early"]) in run.tags
+    assert upstream_tag(runs["late"]) not in run.tags
+    assert {dataset.digest for dataset in run.datasets} == {"1", "7"}
+    (wanted,) = [json.loads(text) for key, text in run.tags.items() if key.startswith(WANTED_TAG)]
+    assert wanted == {"uri": f"{uri}/nobody", "digest": "7", "at": now}
+
+
+def test_what_is_logged_to_a_run_of_another_machine_waits_for_it_and_holds_up_nothing(
+    machine: Callable[[], Machine], name: str
+) -> None:
+    one, other = machine(), machine()
+    recorder = other.recorder
+    with given_out(one, opening_of(name, "train")) as stage:
+        recorder.append(Log(stage.run_id, params={"from": "elsewhere"}))
+        own = recorder.begin(opening_of(name, "evaluate"), wait=20).ref.run_id
+        recorder.append(End(own, "FINISHED", BEGAN + 1_000))
+        assert recorder.flush(30)
+        assert recorder.backend.store.get_run(own).status == "FINISHED"
+        assert list(recorder.held) == [stage.run_id]
+    made = run_of(one.recorder, stage.run_id)
+    deadline = time.monotonic() + 60
+    while recorder.held:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert recorder.backend.store.get_run(made.run_id).params == {"from": "elsewhere"}

@@ -1,0 +1,169 @@
+"""``tracklayer reconcile`` as somebody types it: exit codes, what it says, and that it changes nothing unasked."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.orchestrator import NAME, PLUGIN, VARIABLE, Truth
+from harness.process import Program, free_port, wait_for
+from harness.story import Author
+from tracklayer.cli import main
+from tracklayer.cli.reconcile import SOMETHING_TO_DO
+from tracklayer.reconcile.findings import KINDS
+from tracklayer.store.opening import open_store
+
+if TYPE_CHECKING:
+    from harness.mlflow import MlflowServer
+    from tracklayer.context import RunRef
+
+ENDED = datetime(2027, 1, 1, 12, 30, tzinfo=UTC)
+REFERENCE = Path(__file__).parents[2] / "docs/reference/cli.md"
+
+
+class Story:
+    """One open stage run of a workflow run that its orchestrator says has failed."""
+
+    def __init__(self, server: MlflowServer, truth: Truth) -> None:
+        self.store = open_store(server.uri, connect_timeout=5, timeout=30)
+        author = Author(self.store)
+        context, self.parent = author.workflow_run(NAME, "flights", f"run-{author.mark}")
+        self.stage = author.stage(context, "train", "training", status=None)
+        self.experiment = context.workflow_run.workflow
+        truth.workflow(context.workflow_run.run_id, "FAILED", ENDED, said="[bold]timed out[/bold]")
+
+    def status(self, run: RunRef) -> str:
+        return self.store.get_run(run.run_id).status
+
+
+@pytest.fixture
+def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Truth:
+    path = tmp_path / "truth.json"
+    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setenv("TRACKLAYER_PLUGINS", PLUGIN)
+    monkeypatch.setenv("TRACKLAYER_DISABLED_PLUGINS", "airflow,git,kubeflow,prefect")
+    return Truth(path)
+
+
+@pytest.fixture
+def story(mlflow_server: MlflowServer, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> Story:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.setenv("COLUMNS", "160")
+    return Story(mlflow_server, truth)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["reconcile", *arguments])
+    return int(ended.value.code or 0)
+
+
+def test_a_look_changes_nothing_and_says_what_it_would(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--experiment", story.experiment) == SOMETHING_TO_DO
+    told = capsys.readouterr().out
+    assert "RUNNING → KILLED, ended 2027-01-01T12:30:00Z" in told
+    assert "[bold]timed out[/bold]" in told, "what comes from outside is no markup"
+    assert story.stage.run_id[:8] in told
+    assert "--apply" in told
+    assert story.status(story.stage) == "RUNNING"
+
+
+def test_applied_it_says_what_it_changed_and_then_there_is_nothing_to_do(
+    story: Story, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--experiment", story.experiment, "--apply") == 0
+    assert "1 changed" in capsys.readouterr().out
+    assert story.status(story.stage) == "KILLED"
+    assert run("--experiment", story.experiment) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_as_json(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    for applied, code in ((False, SOMETHING_TO_DO), (True, 0)):
+        arguments = ("--experiment", story.experiment, "--format", "json", *(["--apply"] if applied else []))
+        assert run(*arguments) == code
+        told: dict[str, Any] = json.loads(capsys.readouterr().out)
+        (finding,) = told["findings"]
+        assert finding == {
+            "kind": "open-run",
+            "run_id": story.stage.run_id,
+            "experiment_id": story.stage.experiment_id,
+            "name": "train",
+            "key": story.stage.key,
+            "change": "RUNNING → KILLED, ended 2027-01-01T12:30:00Z",
+            "because": "harness says that its workflow run has failed ([bold]timed out[/bold])",
+            "details": {"status": "KILLED", "ended_at": "2027-01-01T12:30:00Z"},
+            "changed": applied,
+            "error": None,
+        }
+        assert (told["schema"], told["applied"], told["more"]) == ("tracklayer.reconcile/1", applied, False)
+        assert (told["left_alone"], told["unknown"]) == ([], 0)
+
+
+def test_filters(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = ("--experiment", story.experiment)
+    assert run(*mine, "--orchestrator", "airflow", "--orchestrator", "script") == 0
+    assert run(*mine, "--workflow", "another") == 0
+    assert run(*mine, "--workflow", story.experiment, "--orchestrator", NAME) == SOMETHING_TO_DO
+    assert run("--experiment", "there is none") == 1
+    assert "'there is none'" in capsys.readouterr().err
+    assert run(*mine, "--since", "soon") == 2
+    assert "7d" in capsys.readouterr().err
+
+
+def test_a_server_that_is_away_is_a_problem(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--tracking-uri", f"http://127.0.0.1:{free_port()}") == 1
+    assert "Error" in capsys.readouterr().err
+
+
+def test_an_orchestrator_that_cannot_be_asked_is_said_once(
+    story: Story, truth: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    author = Author(story.store, mark=story.experiment.rpartition("-")[2])
+    for number in range(3):
+        author.stage(author.workflow_run(NAME, "flights", f"r{number}")[0], "train", "training", status=None)
+    truth.path.write_text("not to be read")
+    assert run("--experiment", story.experiment) == 0
+    told = capsys.readouterr()
+    assert told.err.count("plugin 'harness.orchestrator' failed in tracklayer_workflow_state") == 1
+    assert "Left alone: 4" in told.out
+
+
+def test_watching_does_it_again_and_survives_a_server_that_is_away(story: Story, tmp_path: Path) -> None:
+    def watching(name: str, *arguments: str) -> Program:
+        told = [*arguments, "--watch", "--interval", "0.2", "--format", "json"]
+        command = [sys.executable, "-c", "from tracklayer.cli import main; main()", "reconcile", *told]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where the plugin is
+        return Program(command, log=tmp_path / name, environ=environ)
+
+    program = watching("log", "--experiment", story.experiment, "--apply")
+    try:
+        wait_for(lambda: story.status(story.stage) == "KILLED", 60, "end of the stage run", program)
+        story.store.update_run(story.stage.run_id, status="RUNNING")
+        wait_for(lambda: story.status(story.stage) == "KILLED", 60, "end of the stage run, once more", program)
+    finally:
+        program.stop()
+    rounds = [json.loads(line) for line in program.output(1_000_000).splitlines() if line.endswith("}")]
+    assert sum(len(told["findings"]) for told in rounds) >= 2
+
+    program = watching("away", "--tracking-uri", f"http://127.0.0.1:{free_port()}")
+    try:
+        wait_for(lambda: program.output().count("trying again") >= 2, 60, "second round", program)
+    finally:
+        program.stop()
+
+
+def test_the_reference_names_every_kind_and_field() -> None:
+    section = REFERENCE.read_text().partition("## tracklayer reconcile")[2].partition("\n## ")[0]
+    for kind in KINDS:
+        assert f"`{kind.kind}`" in section
+        assert {field.name for field in fields(kind)} >= {"run"}
+    for name in ("schema", "applied", "looked_at", "more", "findings", "left_alone", "unknown", "changed", "error"):
+        assert f"`{name}`" in section

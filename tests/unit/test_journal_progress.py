@@ -1,0 +1,213 @@
+"""How far a journal is delivered, whose it is, and what the server refused, as other processes read it later."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tracklayer.journal.lock import Lock
+from tracklayer.journal.operations import Named, NamedModel
+from tracklayer.journal.progress import Progress
+from tracklayer.journal.refusals import refusals
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN = Named("a", "b" * 32, "1", "s3://artifacts")
+MODEL = NamedModel("m-a", "m-b", "s3://model")
+
+
+class TestProgress:
+    def test_what_was_noted_is_there_for_the_next_process(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.advance(100)
+        progress.trying("a")
+        progress.name(RUN)
+        progress.name(MODEL)
+        progress.advance(250)
+        progress.close()
+        later = Progress(tmp_path)
+        assert later.delivered == 250
+        assert later.tried("a")
+        assert not later.tried("b")
+        assert dict(later.names) == {"a": RUN}
+        assert dict(later.models) == {"m-a": MODEL}
+        assert later.refused == 0
+
+    def test_it_only_goes_forward(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.advance(100)
+        progress.advance(50)
+        assert progress.delivered == 100
+        assert Progress(tmp_path, writable=False).delivered == 100
+        progress.close()
+
+    @pytest.mark.parametrize("torn", [b"\x10", b"\x00" * 300, b"\xff" * 40])
+    def test_what_stands_behind_a_torn_note_is_not_lost(self, tmp_path: Path, torn: bytes) -> None:
+        progress = Progress(tmp_path)
+        progress.advance(100)
+        progress.name(RUN)
+        progress.close()
+        with (tmp_path / "progress").open("ab") as file:
+            file.write(torn)
+        later = Progress(tmp_path)
+        assert later.delivered == 100
+        later.trying("b")
+        later.advance(200)
+        later.close()
+        last = Progress(tmp_path, writable=False)
+        assert (last.delivered, last.tried("b"), dict(last.names)) == (200, True, {"a": RUN})
+
+    def test_it_stays_small_however_often_it_is_written(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        for number in range(200):
+            progress.name(Named(f"{number:032}", f"{number:032}", "1"))
+        for position in range(20_000):
+            progress.advance(position)
+        assert (tmp_path / "progress").stat().st_size < 300_000
+        progress.close()
+        later = Progress(tmp_path, writable=False)
+        assert later.delivered == 19_999
+        assert len(later.names) == 200
+
+    def test_whoever_only_looks_changes_nothing(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path, writable=False)
+        progress.advance(100)
+        progress.refuse("metric", "a", "k", "v", "no")
+        progress.close()
+        assert not list(tmp_path.iterdir())
+
+
+class TestRefusals:
+    def test_each_is_a_line_of_json_and_told_once(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        for _ in range(2):
+            progress.refuse("metric", "b" * 32, "loss", "1.0", "no\nnumber")
+            progress.refuse("artifact", "b" * 32, None, None, "x" * 10_000)
+        progress.close()
+        again = Progress(tmp_path)  # another process delivers the same once more
+        again.refuse("metric", "b" * 32, "loss", "1.0", "no\nnumber")
+        assert again.refused == 2
+        again.close()
+        lines = (tmp_path / "refused.jsonl").read_text().splitlines()
+        assert len(lines) == 2
+        first = json.loads(lines[0])
+        del first["at"]
+        assert first == {"kind": "metric", "run": "b" * 32, "key": "loss", "value": "1.0", "reason": "no\nnumber"}
+        metric, artifact = refusals(tmp_path)
+        assert (metric.kind, metric.key, artifact.key, len(artifact.reason)) == ("metric", "loss", None, 2000)
+
+    def test_a_torn_line_is_left_out(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.refuse("tag", "a", "k", "v", "no")
+        progress.close()
+        with (tmp_path / "refused.jsonl").open("ab") as file:
+            file.write(b'{"at": 1, "ki')
+        assert [refusal.kind for refusal in refusals(tmp_path)] == ["tag"]
+        again = Progress(tmp_path)
+        again.refuse("param", "a", "k", "v", "no")
+        again.close()
+        assert [refusal.kind for refusal in refusals(tmp_path)] == ["tag", "param"]
+        assert not list(refusals(tmp_path / "nowhere"))
+
+
+class TestLock:
+    def test_it_is_held_until_it_is_let_go(self, tmp_path: Path) -> None:
+        lock = Lock.take(tmp_path)
+        assert lock is not None
+        assert Lock.is_held(tmp_path)
+        assert Lock.take(tmp_path) is None
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+        lock.release()
+        assert not Lock.is_held(tmp_path)
+        again = Lock.take(tmp_path)
+        assert again is not None
+        again.release()
+
+    def test_a_journal_that_is_gone_cannot_be_locked(self, tmp_path: Path) -> None:
+        assert not Lock.is_held(tmp_path / "nowhere")
+        with pytest.raises(FileNotFoundError):
+            Lock.take(tmp_path / "nowhere")
+
+    def test_a_link_in_its_place_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "target").touch()
+        (tmp_path / "lock").symlink_to(tmp_path / "target")
+        with pytest.raises(OSError, match="symbolic links"):
+            Lock.take(tmp_path)
+        assert (tmp_path / "target").read_bytes() == b""
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system without locks, as some network folders are: no such one can be mounted in a test."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+class TestWithoutLocks:
+    def test_a_process_that_lives_holds_its_journal_and_one_says_so_once(
+        self, tmp_path: Path, no_locks: None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folders = [tmp_path / name for name in ("one", "two")]
+        for folder in folders:
+            folder.mkdir()
+            lock = Lock.take(folder)
+            assert lock is not None
+            assert Lock.is_held(folder)
+            assert Lock.take(folder) is None
+            lock.release()
+            assert not Lock.is_held(folder)
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert f"{tmp_path} has no locks" in caplog.text
+
+    def test_a_process_that_died_does_not(self, tmp_path: Path, no_locks: None) -> None:
+        program = """
+import errno, fcntl, os, signal, sys
+from pathlib import Path
+def flock(*_): raise OSError(errno.ENOLCK, "No locks available")
+fcntl.flock = flock
+from tracklayer.journal.lock import Lock
+assert Lock.take(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"held\n"
+            assert Lock.take(tmp_path) is None
+            other.communicate()
+        assert not Lock.is_held(tmp_path)
+        lock = Lock.take(tmp_path)
+        assert lock is not None
+        lock.release()
+
+    def test_of_a_process_on_another_machine_nobody_knows_so_its_journal_is_left_alone(
+        self, tmp_path: Path, no_locks: None
+    ) -> None:
+        (tmp_path / "lock").touch()
+        (tmp_path / "lock.1").write_text(json.dumps({"host": "elsewhere", "pid": 2, "since": "1"}))
+        assert Lock.is_held(tmp_path)
+        assert Lock.take(tmp_path) is None
+
+    def test_a_process_id_that_was_given_to_another_process_is_not_the_same_process(
+        self, tmp_path: Path, no_locks: None
+    ) -> None:
+        lock = Lock.take(tmp_path)
+        assert lock is not None
+        claim = tmp_path / "lock.1"
+        told = json.loads(claim.read_text())
+        if not told["since"]:
+            pytest.skip("this system does not tell when a process began")
+        claim.write_text(json.dumps({**told, "since": "1"}))
+        assert not Lock.is_held(tmp_path)
