@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,19 +71,12 @@ def test_nothing_but_tokens_is_handed_over_meanwhile(stories: dict[str, Story], 
     assert plain.keys() == without_tracking(stories["handing_over"].told["xcoms"], ours).keys()
 
 
-def test_a_dag_run_is_ended_before_its_tasks_are_delivered(
-    recording_proxy: RecordingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dag_run_is_ended_before_its_tasks_are_delivered(recording_proxy: RecordingProxy, tmp_path: Path) -> None:
     """The scheduler's machine and the worker's have journals of their own, and nobody orders their delivery."""
-    import subprocess
-    import sys
-
-    from tracklayer_airflow.closing import close
-    from tracklayer_airflow.workflow import workflow_run
-
-    facts = {
+    dag_id = f"elsewhere-{uuid.uuid4().hex[:8]}"
+    facts: dict[str, Any] = {
         **dict.fromkeys(("version", "logical_date", "description", "source", "owner")),
-        "dag_id": f"elsewhere-{uuid.uuid4().hex[:8]}",
+        "dag_id": dag_id,
         "run_id": "manual__1",
         "run_type": "manual",
         "started_at": "2026-11-21T10:00:00+00:00",
@@ -88,44 +84,38 @@ def test_a_dag_run_is_ended_before_its_tasks_are_delivered(
         "params": {},
     }
     end = {"facts": facts, "status": "FINISHED", "error": None, "tracked": True}
-    scheduler, worker = tmp_path / "scheduler", tmp_path / "worker"
-    script = tmp_path / "worker.py"
-    script.write_text(
+    working = tmp_path / "working.py"
+    working.write_text(
         "import json, sys\n"
         "from tracklayer import RunContext, TaskRun, track\n"
         "from tracklayer_airflow.workflow import workflow_run\n"
-        f"facts = json.loads({__import__('json').dumps(facts)!r})\n"
-        "run = workflow_run(facts, instance='default')\n"
+        "run = workflow_run(json.loads(sys.argv[1]), instance='default')\n"
         "with track('training', context=RunContext(workflow_run=run, task_run=TaskRun(task='train'))) as stage:\n"
         "    stage.log_metrics({'auc': 0.9})\n"
     )
-    closing = tmp_path / "scheduler.py"
+    closing = tmp_path / "closing.py"
     closing.write_text(
-        f"import json\nfrom tracklayer_airflow.closing import close\nclose(json.loads({__import__('json').dumps(end)!r}))\n"
+        "import json, sys\nfrom tracklayer_airflow.closing import close\nclose(json.loads(sys.argv[1]))\n"
     )
+    scheduler, worker = tmp_path / "scheduler", tmp_path / "worker"
     with recording_proxy.refused():
-        for path, folder in ((script, worker), (closing, scheduler)):
-            told = {"MLFLOW_TRACKING_URI": recording_proxy.uri, "TRACKLAYER_JOURNAL": str(folder)}
-            subprocess.run([sys.executable, str(path)], env={**os.environ, **told}, check=True, timeout=60)
+        for path, said, folder in ((working, facts, worker), (closing, end, scheduler)):
+            environ = {"MLFLOW_TRACKING_URI": recording_proxy.uri, "TRACKLAYER_JOURNAL": str(folder)}
+            command = [sys.executable, str(path), json.dumps(said)]
+            subprocess.run(command, env={**os.environ, **environ}, check=True, timeout=60)
     flush(recording_proxy.uri, journal=scheduler, left=True)
     assert journals(scheduler), "it waits for the parent that the worker's journal will bring"
     flush(recording_proxy.uri, journal=worker)
-    story = Story(recording_proxy.uri, facts["dag_id"], {"run_id": "manual__1"})
-    assert story.parent.status == "RUNNING"
+    assert Story(recording_proxy.uri, dag_id, {"run_id": "manual__1"}).parent.status == "RUNNING"
     flush(recording_proxy.uri, journal=scheduler)
-    fresh = Story(recording_proxy.uri, facts["dag_id"], {"run_id": "manual__1"})
-    assert [run.status for run in fresh.runs] == ["FINISHED", "FINISHED"]
+    story = Story(recording_proxy.uri, dag_id, {"run_id": "manual__1"})
+    assert [run.status for run in story.runs] == ["FINISHED", "FINISHED"]
     assert (journals(scheduler), journals(worker)) == ([], [])
-    assert workflow_run
-    assert close
 
 
 def test_a_deferred_task_goes_on_elsewhere_while_the_server_is_away(
     recording_proxy: RecordingProxy, tmp_path: Path
 ) -> None:
-    import subprocess
-    import sys
-
     script = tmp_path / "try.py"
     script.write_text(
         "import sys\n"

@@ -274,7 +274,8 @@ class Sender:
             delay = max(delay, min(error.retry_after, LONGEST))
         if self._failures == 0:
             log.warning(
-                "the tracking server is away: the pipeline goes on, what is logged is kept and delivered later: %s", error
+                "the tracking server is away: the pipeline goes on, what is logged is kept and delivered later: %s",
+                error,
             )
         self._failures += 1
         self._resting = True
