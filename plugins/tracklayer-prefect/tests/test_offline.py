@@ -96,7 +96,8 @@ def mapped() -> list[int]:
 @flow(name="processes", task_runner=ProcessPoolTaskRunner(max_workers=2))  # type: ignore[arg-type]
 def processes() -> str:
     data = prepare.submit(3)
-    return evaluate.submit(0.5, data).result()
+    evaluated: str = evaluate.submit(0.5, data).result()  # type: ignore[call-overload]  # a future is taken for its value
+    return evaluated
 
 
 @tracked_flow
