@@ -37,6 +37,23 @@ def find_parent(store: Store, experiment_id: str, key: str) -> Run | None:
     return _winner_among(_candidates(store, experiment_id, key), key)
 
 
+def sweep_parents(store: Store, experiment_id: str, key: str) -> list[str]:
+    """Put the candidates that lost the election into the trash, late ones too.
+
+    Returns:
+        Their ids; none as long as nobody is elected.
+
+    Raises:
+        StoreError: the back end could not be asked.
+    """
+    candidates = _candidates(store, experiment_id, key)
+    winner = _winner_among(candidates, key)
+    if winner is None:
+        return []
+    _sweep(store, candidates, winner.run_id)
+    return [run.run_id for run in candidates if run.run_id != winner.run_id]
+
+
 def make_parent(
     store: Store, experiment_id: str, key: str, *, name: str, start_time: int, tags: Mapping[str, str], alone: bool
 ) -> tuple[Run, bool]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tracklayer import RunContext, TaskRun, WorkflowRun
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.opening import Opening
+from tracklayer.tags import run_tags
 
 if TYPE_CHECKING:
     from tracklayer.settings import Settings
@@ -64,9 +65,17 @@ def opening_of(name: str, task: str = "train", **more: Any) -> Opening:
         home=name,
         name="r1",
         start_time=BEGAN,
+        tags=run_tags(context.of_workflow_run()),
     )
     return replace(
-        parent, context=context, key=run_key(context), name=task, start_time=BEGAN + 500, parent=parent, **more
+        parent,
+        context=context,
+        key=run_key(context),
+        name=task,
+        start_time=BEGAN + 500,
+        tags=run_tags(context),
+        parent=parent,
+        **more,
     )
 
 

@@ -70,6 +70,8 @@ class PostgresCluster:
         if program is not None:
             program.signal(signal.SIGKILL)
             program.stop()
+            # Where nobody reaps orphans it stays as a zombie, which the next one would take for a living server.
+            (self._home / "data" / "postmaster.pid").unlink(missing_ok=True)
 
     def close(self) -> None:
         """End it and remove its data."""

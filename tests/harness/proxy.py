@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -144,6 +145,17 @@ class RecordingProxy:
             handler.reset()
 
         self.fault(lose, path, times)
+
+    def late(self, seconds: float, path: str = "", times: int = 1) -> None:
+        """Reset the connection when the request has come, and let the server do what is asked so much later."""
+
+        def put_off(handler: _Handler) -> None:
+            handler.reset()
+            handler.rfile.close()  # the last that holds the connection open
+            time.sleep(seconds)
+            handler.forwarded()
+
+        self.fault(put_off, path, times)
 
     def reset(self, path: str = "", times: int = 1) -> None:
         """Reset the connection when the request has come, without asking the server."""

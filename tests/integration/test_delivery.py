@@ -157,6 +157,38 @@ def test_an_answer_that_is_lost_leaves_one_run_and_every_point_once(
     assert history(proxy, stage.run_id, "loss") == [(n, float(n)) for n in range(1_500)]
 
 
+def test_a_request_that_the_server_carries_out_late_leaves_one_run(
+    recorder: Recorder, proxy: RecordingProxy, name: str
+) -> None:
+    """The server hangs: what was asked for, in vain, and asked for again, comes to be twice."""
+    store = recorder.backend.store
+    proxy.late(2.0, "runs/create")  # the parent
+    first = recorder.begin(opening_of(name), wait=20).ref.run_id
+    complete(recorder)
+    proxy.late(2.0, "runs/create")
+    create = Create(provisional_id(), PENDING, "fold", 1_700_000_000_700, {"mlflow.parentRunId": first}, first)
+    fold = recorder.create(create, wait=20).run_id
+    proxy.late(2.0, "runs/create")
+    second = recorder.begin(opening_of(name, "second"), wait=20).ref.run_id
+    complete(recorder)
+    experiment_id = found(recorder, first).experiment_id
+    deadline = time.monotonic() + 30
+    while len(store.search_runs([experiment_id])) < 7:
+        assert time.monotonic() < deadline, "the requests that were put off did not come"
+        time.sleep(0.1)
+    for local in (fold, second, first):
+        recorder.append(Log(local, params={"lr": "0.1"}))
+        recorder.append(End(local, "FINISHED", 1_700_000_002_000))
+    complete(recorder)
+    runs = store.search_runs([experiment_id])
+    assert sorted((run.name, run.status) for run in runs) == [
+        ("fold", "FINISHED"),
+        ("r1", "RUNNING"),
+        ("second", "FINISHED"),
+        ("train", "FINISHED"),
+    ]
+
+
 def history(proxy: RecordingProxy, run_id: str, key: str) -> list[tuple[int, float]]:
     import mlflow
 

@@ -398,6 +398,48 @@ class TestProcesses:
         assert Process(host="x", pid=1, at=0).lives is None
 
 
+class TestTwins:
+    def twin(self, world: World, run: RunRef) -> Run:
+        """What the server made of the request for `run` when it came out of its pause."""
+        made = world.get(run)
+        return world.store.create_run(
+            made.experiment_id, name=made.name, start_time=made.start_time or 0, tags=dict(made.tags)
+        )
+
+    def test_the_one_that_nobody_has_heard_of_goes(self, world: World) -> None:
+        world.truth.workflow(world.run_id, "RUNNING")
+        run = world.stage("train")
+        world.store.log_batch(run.run_id, params={"lr": "0.1"})
+        world.store.update_run(run.run_id, status="FAILED", end_time=world.author.clock)
+        twin = self.twin(world, run)
+
+        findings = world.examine()
+
+        assert found(findings)[twin.run_id] == "twin-run"
+        assert True in [item.changed for item in world.repair()]
+        gone = world.get(twin)
+        assert (gone.deleted, gone.tags["tracklayer.twin_of"]) == (True, run.run_id)
+        assert (world.get(run).deleted, world.status(run)) == (False, "FAILED")
+        assert found(world.examine()) == {}
+
+    def test_as_long_as_nobody_can_say_which_is_which_both_stay(self, world: World) -> None:
+        world.truth.workflow(world.run_id, "RUNNING")
+        run = world.stage("train")
+        twin = self.twin(world, run)
+        assert "twin-run" not in found(world.examine()).values()
+        assert not world.get(twin).deleted
+
+    def test_a_try_that_goes_on_elsewhere_is_no_twin(self, world: World) -> None:
+        world.truth.workflow(world.run_id, "RUNNING")
+        run = world.stage("train")
+        world.store.log_batch(run.run_id, params={"lr": "0.1"})
+        made = world.get(run)
+        world.store.create_run(
+            made.experiment_id, name=made.name, start_time=(made.start_time or 0) + 1, tags=dict(made.tags)
+        )
+        assert "twin-run" not in found(world.examine()).values()
+
+
 class TestParents:
     def duplicate(self, world: World, **tags: str) -> RunRef:
         """A second parent of the world's workflow run, as after a split network."""

@@ -13,7 +13,15 @@ from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
 from tracklayer.description import NOTE_TAG, recomposed
 from tracklayer.exceptions import Refused
-from tracklayer.identity import PRODUCED_TAG, ROOT_TAG, UPSTREAM_TAG, key_tag, produced_tag, upstream_tag
+from tracklayer.identity import (
+    PRODUCED_TAG,
+    ROOT_TAG,
+    UPSTREAM_TAG,
+    key_tag,
+    produced_tag,
+    upstream_tag,
+    workflow_run_key,
+)
 from tracklayer.journal.identities import Held
 from tracklayer.journal.linkage import Linkage
 from tracklayer.journal.operations import (
@@ -37,9 +45,10 @@ from tracklayer.journal.operations import (
 from tracklayer.journal.pending import names_ids, with_real_ids
 from tracklayer.linking import find_producer, link_tags
 from tracklayer.opening import milliseconds
-from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional
+from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.store import Run
 from tracklayer.store.delivery import PAIRS, deliver
+from tracklayer.twins import trash_twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,6 +66,9 @@ log = logging.getLogger("tracklayer")
 
 WANTED_TAG: Final = "mlflow.tracklayer.wanted."
 """How the tags begin of runs that read a dataset which nobody was known to have produced; then as `produced_tag`."""
+
+TWICE: Final = "twice:"
+"""How the note in the progress begins that a run was asked for again, without an answer to the first request."""
 
 WAITED: Final = 7 * 24 * 3_600_000
 """Milliseconds after which the parent of a workflow run that has ended is not waited for any longer."""
@@ -151,9 +163,10 @@ class Courier:
         if self._cancelled(operation.id) or (self._recovering and not given):
             self._look_for(operation.id, operation.opening.key)
             return
-        again = given or progress.tried(operation.id)  # a second time it is resumed, in the same process
+        tried = progress.tried(operation.id)  # a second time it is resumed, in the same process
+        again = given or tried
         opening = self._linkage.resolved(operation.opening)
-        progress.trying(operation.id)
+        self._asking(operation.id)
         opened = create(
             opening,
             self._backend,
@@ -164,7 +177,7 @@ class Courier:
         if given:
             self._tagged.add(operation.id)
         named = Named(operation.id, opened.ref.run_id, opened.ref.experiment_id)
-        self._ids.name(named)
+        self._name(named)
         self._on_named(operation.id, named, opened)
         self._linkage.begun(operation.id, opening, opened, late=given)
 
@@ -189,12 +202,24 @@ class Courier:
             elif experiment_id.startswith(BY_NAME):
                 experiment_id = self._backend.experiments.id_of(experiment_id.removeprefix(BY_NAME), {})
             tags = self._resolved_tags(operation.tags)
-            progress.trying(operation.id)
+            self._asking(operation.id)
             run = self._created(operation, experiment_id, tags)
         self._tagged.add(operation.id)
         named = Named(operation.id, run.run_id, run.experiment_id, run.artifact_uri)
-        self._ids.name(named)
+        self._name(named)
         self._on_named(operation.id, named, None)
+
+    def _asking(self, identifier: str) -> None:
+        """A run is about to be asked for. An earlier request for it, without an answer, may still be under way."""
+        progress = self._journal.progress
+        if progress.tried(identifier) and identifier not in self._ids.runs:
+            progress.trying(TWICE + identifier)
+        progress.trying(identifier)
+
+    def _name(self, named: Named) -> None:
+        if self._journal.progress.tried(TWICE + named.id):  # user code may know it by this id
+            self._journal.progress.trying(TWICE + named.run_id)
+        self._ids.name(named)
 
     def _created(self, operation: Create, experiment_id: str, tags: Mapping[str, str]) -> Run:
         store, own = self._backend.store, {id_tag(operation.id): "1"}
@@ -287,6 +312,8 @@ class Courier:
         """End a run, or open it again."""
         run_id = self._ids.resolve(operation.run)
         self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
+        if self._journal.progress.tried(TWICE + operation.run):
+            trash_twins(self._backend.store, run_id)
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
 
@@ -298,6 +325,9 @@ class Courier:
         from tracklayer.closing import close
 
         parent = self._ids.resolved_ref(operation.parent) if operation.parent else None
+        local = provisional_id(workflow_run_key(operation.context.workflow_run))
+        if parent is not None and self._journal.progress.tried(TWICE + local):
+            trash_twins(self._backend.store, parent.run_id)
         if operation.parent is not None and parent is None:
             if milliseconds(None) - at > WAITED:
                 log.info("nobody has delivered the parent of %s: its end is left out", operation.parent.key)

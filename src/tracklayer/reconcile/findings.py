@@ -88,6 +88,34 @@ class DuplicateParent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TwinRun:
+    """A task's try has two runs: a server that hung carried out a request that had been repeated by then.
+
+    Attributes:
+        run: the run that nobody has heard of, and that goes.
+        kept: the one that stays.
+        because: why that one, in words.
+    """
+
+    kind: ClassVar[str] = "twin-run"
+    title: ClassVar[str] = "Second runs of one try"
+
+    run: RunRef
+    kept: RunRef
+    because: str
+
+    @property
+    def change(self) -> str:
+        """What would be changed, in words."""
+        return f"deleted; {self.kept.run_id} stays"
+
+    @property
+    def details(self) -> Mapping[str, str | None]:
+        """What would be changed, by name."""
+        return {"kept": self.kept.run_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MisplacedRun:
     """A run is below a parent, or linked to one, that is in the trash or gone, while that workflow run has a parent.
 
@@ -177,10 +205,18 @@ class WantedDataset:
         return {"found": self.found.run.run_id, "dataset": self.found.dataset, "digest": self.found.digest}
 
 
-Finding: TypeAlias = OpenRun | OpenParent | DuplicateParent | MisplacedRun | UnresolvedId | WantedDataset
+Finding: TypeAlias = OpenRun | OpenParent | DuplicateParent | TwinRun | MisplacedRun | UnresolvedId | WantedDataset
 """Everything that can be found and repaired."""
 
-KINDS: tuple[type[Finding], ...] = (OpenRun, OpenParent, DuplicateParent, MisplacedRun, UnresolvedId, WantedDataset)
+KINDS: tuple[type[Finding], ...] = (
+    OpenRun,
+    OpenParent,
+    DuplicateParent,
+    TwinRun,
+    MisplacedRun,
+    UnresolvedId,
+    WantedDataset,
+)
 """Every kind, in the order in which they are shown."""
 
 

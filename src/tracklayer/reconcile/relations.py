@@ -15,10 +15,12 @@ from tracklayer.reconcile.findings import (
     Finding,
     LeftAlone,
     MisplacedRun,
+    TwinRun,
     UnresolvedId,
     WantedDataset,
 )
 from tracklayer.reconcile.truth import PARENT_TAG, is_ours, place_of
+from tracklayer.twins import twins_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +44,7 @@ class Relations:
     def __init__(self, reader: Reader, scope: Scope) -> None:
         self._reader = reader
         self._scope = scope
-        self._parents: set[int] = set()  # hashes: 64 bits for each, so that a million workflow runs fit
+        self._keys: set[int] = set()  # hashes: 64 bits for each, so that millions of runs fit
         self._reported: set[str] = set()
 
     def examine(self, page: list[Run]) -> Iterator[Finding | LeftAlone]:
@@ -50,18 +52,32 @@ class Relations:
         runs = [run for run in page if is_ours(run) and self._scope.covers(run.tags)]
         self._reader.fetch(run_id for run in runs for run_id in _leads_to(run.tags) if not is_provisional(run_id))
         for run in runs:
-            if PARENT_TAG not in run.tags:
-                yield from self._duplicates(run)
+            yield from self._duplicates(run)
             yield from self._misplaced(run)
             yield from self._unresolved(run)
             yield from self._wanted(run)
 
-    def _duplicates(self, run: Run) -> Iterator[DuplicateParent]:
+    def _duplicates(self, run: Run) -> Iterator[DuplicateParent | TwinRun]:
         key = run.tags["tracklayer.key"]
         short = int(short_hash(f"{run.experiment_id} {key}")[:16], 16)
-        if short not in self._parents:
-            self._parents.add(short)
-            return
+        if short not in self._keys:
+            self._keys.add(short)
+        elif PARENT_TAG in run.tags:
+            yield from self._twins(run, key)
+        else:
+            yield from self._second_parents(run, key)
+
+    def _twins(self, run: Run, key: str) -> Iterator[TwinRun]:
+        runs = self._reader.store.search_runs([run.experiment_id], f"tags.`{key_tag(key)}` != ''", limit=100)
+        for kept in runs:
+            if kept.status == "FINISHED" or kept.metrics or kept.params:
+                for twin in twins_of(kept, runs):
+                    if twin.run_id not in self._reported:
+                        self._reported.add(twin.run_id)
+                        because = f"nothing was logged to it, and {kept.run_id} began at the very same moment"
+                        yield TwinRun(run=ref_of(twin), kept=ref_of(kept), because=because)
+
+    def _second_parents(self, run: Run, key: str) -> Iterator[DuplicateParent]:
         candidates = candidates_of(self._reader.store, run.experiment_id, key)
         elected, because = elect(self._reader.store, candidates, key)
         for other in candidates:

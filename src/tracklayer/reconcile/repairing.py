@@ -22,6 +22,7 @@ from tracklayer.reconcile.findings import (
     MisplacedRun,
     OpenParent,
     OpenRun,
+    TwinRun,
     UnresolvedId,
     WantedDataset,
 )
@@ -29,6 +30,7 @@ from tracklayer.reconcile.relations import candidates_of, elect
 from tracklayer.reconcile.relinking import leading_to, move, with_upstream
 from tracklayer.reconcile.truth import PARENT_TAG
 from tracklayer.store.delivery import deliver
+from tracklayer.twins import trash, twins_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,7 +50,7 @@ DUPLICATE_TAG: Final = "tracklayer.duplicate_of"
 
 PAGE: Final = 200
 
-_RANK: Final = {kind: rank for rank, kind in enumerate((OpenRun, OpenParent, *KINDS[2:]))}
+_RANK: Final = {kind: rank for rank, kind in enumerate(dict.fromkeys((TwinRun, *KINDS)))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def repair(
 
 
 def _order(finding: Finding) -> tuple[int, bool]:
-    """Runs of user code before stage runs, those before parents; then what hangs together."""
+    """Twins, lest they be ended; runs of user code before stage runs, those before parents; then what hangs together."""
     return _RANK[type(finding)], isinstance(finding, OpenRun) and finding.own
 
 
@@ -124,6 +126,8 @@ class _Repairer:
             return self._end(finding)
         if isinstance(finding, DuplicateParent):
             return self._put_away(finding)
+        if isinstance(finding, TwinRun):
+            return self._trash(finding)
         if isinstance(finding, MisplacedRun):
             return self._move(finding.run.run_id, finding.parent, finding)
         if isinstance(finding, UnresolvedId):
@@ -196,6 +200,14 @@ class _Repairer:
             self._store.delete_run(loser.run_id)
         self._backend.forget(key)
         self._changed[elected.run_id] = None
+        return True
+
+    def _trash(self, finding: TwinRun) -> bool:
+        twin = self._store.get_run(finding.run.run_id)
+        kept = self._store.get_run(finding.kept.run_id)
+        if twin.deleted or kept.deleted or not twins_of(kept, [twin]):
+            return False
+        trash(self._store, twin.run_id, kept.run_id)
         return True
 
     def _inherit(self, elected: Run, loser: Run) -> None:
