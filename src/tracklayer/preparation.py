@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tracklayer import dispatch, naming
 from tracklayer.context import RunContext, RunRef, Upstream
 from tracklayer.current import inherited_token
+from tracklayer.description import NOTE_TAG
 from tracklayer.exceptions import TokenError
 from tracklayer.fence import log
 from tracklayer.identity import parse_token, run_key
@@ -94,6 +95,7 @@ def prepare(
         of_parent = {"params": dict(encoded.params), "artifacts": dict(encoded.artifacts)}
     elif is_stage and outer is None and with_parent:
         of_parent = {"parent": prepare(context.of_workflow_run(), settings, plugins).opening}
+    described = context.workflow_run.description
     opening = Opening(
         context=context.bare(),
         key=run_key(context),
@@ -105,6 +107,7 @@ def prepare(
         upstream=tuple(item for item in upstream if outer is None or item.run.run_id != outer.run_id),
         start_time=milliseconds(started),
         outer=outer,
+        note=str(redaction.mask(NOTE_TAG, all_tags.get(NOTE_TAG) or (not is_stage and described) or "")),
         attempts=settings.attempts,
         strict=strict,
         **of_parent,

@@ -18,6 +18,7 @@ import pytest
 import urllib3
 
 from harness.leaving import opening_of
+from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.journal.failures import JournalFull
 from tracklayer.journal.folder import JournalFolder
@@ -184,7 +185,7 @@ def test_a_run_is_told_what_a_full_journal_did_not_take(
             recorder.append(Log(run_id, (Point("loss", 1.0, NOON, step),)))
         recorder.append(Log(run_id, params={"lr": "0.1"}))
         recorder.append(End(run_id, "FINISHED", NOON))
-    assert recorder.flush(60)
+    wait_for(lambda: recorder.flush(60), 60, "the server's return to be noticed")
     run = backend.store.get_run(run_id)
     query = f"{mlflow_server.uri}/api/2.0/mlflow/metrics/get-history?run_id={run_id}&metric_key=loss&max_results=25000"
     kept = len(json.loads(urllib3.request("GET", query).data)["metrics"])

@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,13 +84,14 @@ def test_a_run_is_never_created_twice(
     assert made(f"once-{fault}") == (0 if fault == "reset" else 1)
 
 
-def test_a_run_is_created_once_the_server_is_there(
+def test_where_nobody_listens_a_call_fails_at_once_and_the_next_one_works(
     store: RestStore, proxy: RecordingProxy, experiment: str, made: Callable[[str], int]
 ) -> None:
-    with proxy.refused():
-        later = ThreadPoolExecutor(1).submit(create, store, experiment, "late")
-        time.sleep(0.25)
-    assert later.result(20).name == "late"
+    """The sender asks again, later; a call that waited here would hold up the end of a task."""
+    with proxy.refused(), pytest.raises(StoreUnavailable, match="Connection refused"):
+        create(store, experiment, "late")
+    store.try_again()
+    assert create(store, experiment, "late").name == "late"
     assert made("late") == 1
 
 

@@ -15,6 +15,7 @@ import pytest
 from harness.outage import flush, journals
 from harness.process import wait_for
 from tracklayer.context import RunContext, RunRef
+from tracklayer.journal.recorder import close_recorders
 from tracklayer.store.opening import open_store
 from tracklayer.tracking import open_workflow_run
 from tracklayer_airflow import closer as closer_module
@@ -173,6 +174,7 @@ def test_what_the_process_could_not_do_the_next_one_does(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", recording_proxy.uri)
     parent = parent_of("before a restart")
+    close_recorders()  # of this process
     with recording_proxy.refused():
         done = subprocess.run(
             [sys.executable, "-m", "tracklayer_airflow.closing"], input=closer_line("before a restart"), timeout=60

@@ -164,19 +164,22 @@ def test_reconciling_ends_what_the_listener_did_not(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     before = Story(mlflow_server.uri, "truth", {"run_id": asked.failed})
-    assert {before.parent.status, before.run("die").status} == {"RUNNING"}
+    assert before.parent.status == "RUNNING"
+    # The task that waits may have found what the killed one left behind: then its run is ended by now.
+    found = before.run("die").status == "KILLED"
+    assert found or before.run("die").status == "RUNNING"
 
     arguments = ["reconcile", "--experiment", "truth", "--format", "json"]
     assert run(arguments) == 3
     dry = json.loads(capsys.readouterr().out)
-    assert [finding["kind"] for finding in dry["findings"]] == ["open-parent", "open-run"]
+    assert [finding["kind"] for finding in dry["findings"]] == (["open-parent"] if found else ["open-parent", "open-run"])
     assert run([*arguments, "--apply"]) == 0
     capsys.readouterr()
     assert run(arguments) == 0
 
     after = Story(mlflow_server.uri, "truth", {"run_id": asked.failed})
     told = asked.service.call(f"/api/v2/dags/truth/dagRuns/{asked.failed}")
-    assert (after.parent.status, after.run("die").status) == ("FAILED", "FAILED")
+    assert (after.parent.status, after.run("die").status) == ("FAILED", "KILLED" if found else "FAILED")
     assert after.parent.end_time == milliseconds(told["end_date"])
     assert {run.status for run in after.tries("train[1]")} == {"FAILED", "FINISHED"}
     assert "RUNNING" not in {run.status for run in after.runs}

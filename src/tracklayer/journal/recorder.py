@@ -55,6 +55,9 @@ UNKEPT_TAG: Final = "tracklayer.unkept"
 STOPPING: Final = 10.0
 """Longest wait, in seconds, for the end of a request before a journal is carried away."""
 
+WAKING: Final = 0.2
+"""Longest wait, in seconds, for the sender to end where the server is away."""
+
 CARRIED_SETTINGS: Final = (
     "experiment",
     "run_name",
@@ -278,8 +281,9 @@ class Recorder:
         self.drain()
         if self._scavenger is not None:
             self._scavenger.wait(0.0 if self.away else RECOVERY)
-        # A journal that is to be carried away is worth waiting for the end of a request.
-        patience = 0.0 if self.away else self.settings.patience
+        # A journal that is to be carried away is worth waiting for the end of a request. Where the server is away the
+        # sender rests, most of the time, and ends as soon as it is woken.
+        patience = WAKING if self.away else self.settings.patience
         if not self._sender.stop(STOPPING if self.settings.carry else patience):
             return False  # it is in the middle of a request: the lock goes with the process, not before
         end = self._journal.end

@@ -137,8 +137,11 @@ class LibraryStore:
 
         def update(client: Any) -> None:
             if end_time is not None:
-                told = status or client.get_run(run_id).info.status
-                client.set_terminated(run_id, status=told, end_time=end_time)
+                from mlflow.entities import RunStatus
+
+                # `set_terminated` would shut down the asynchronous logging of user code, which has the same store.
+                told = RunStatus.from_string(status or client.get_run(run_id).info.status)
+                client._tracking_client.store.update_run_info(run_id, told, end_time, None)  # noqa: SLF001
             if name is not None or (status is not None and end_time is None):
                 client.update_run(run_id, status=status, name=None if name is None else wire.text(name))
 
