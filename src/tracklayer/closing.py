@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch, naming, registry
 from tracklayer.current import open_here
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from tracklayer.context import RunContext, RunRef, Status
     from tracklayer.settings import Settings
     from tracklayer.store import Run
+
+OUTCOME_TAG: Final = "tracklayer.outcome"
+"""How a run ended, in a word for people that the status does not tell."""
+
+LEFT_OPEN: Final = "left open"
+"""Outcome of a stage run that nobody ended before its workflow run ended."""
 
 MEMBERS = 10_000
 """So many stage runs of one workflow run are looked at when it ends."""
@@ -67,8 +73,9 @@ def close(
     members = members_of(settings, backend, found, key)
     alive = open_here()
     for run in members:
-        if run.status == "RUNNING" and run.run_id not in alive:
-            store.log_batch(run.run_id, tags={"tracklayer.outcome": "left open"})
+        # Its end may be delivered at this very moment, by whoever found its journal: so it is looked at once more.
+        if run.status == "RUNNING" and run.run_id not in alive and store.get_run(run.run_id).status == "RUNNING":
+            store.log_batch(run.run_id, tags={OUTCOME_TAG: LEFT_OPEN})
             store.update_run(run.run_id, status="KILLED", end_time=ended_at)
     if error:
         message = str(Redaction(settings.redact).mask("error", error))[:1_000]

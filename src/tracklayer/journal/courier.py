@@ -23,6 +23,7 @@ from tracklayer.identity import (
     workflow_run_key,
 )
 from tracklayer.journal.identities import Held
+from tracklayer.journal.late_ends import LateEnds
 from tracklayer.journal.linkage import Linkage
 from tracklayer.journal.operations import (
     Artifact,
@@ -131,6 +132,7 @@ class Courier:
         self._cancelled = cancelled
         self._on_named = on_named
         self._on_refused = on_refused
+        self._ends = LateEnds(backend.store, identities, recovering=recovering)
         self._linkage = Linkage(backend, settings, identities)
         self._tagged: set[str] = set()
         self._before = set(
@@ -314,8 +316,13 @@ class Courier:
         self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
         if self._journal.progress.tried(TWICE + operation.run):
             trash_twins(self._backend.store, run_id)
+        self._ends.ended(run_id, operation)
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
+
+    def confirm(self) -> None:
+        """Everything is delivered: see to it that nobody has overruled the ends that came late. Raises StoreError."""
+        self._ends.confirm()
 
     def close(self, operation: Close, at: int) -> None:
         """End a workflow run.

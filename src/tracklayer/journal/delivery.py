@@ -214,7 +214,11 @@ class Delivery:
             if whole and self._parcels:
                 self.send()
                 return True
-            return self._retry()
+            if self._retry():
+                return True
+            if self.delivered >= self._journal.end:
+                self._courier.confirm()
+            return False
         finally:
             self.settled = self._gathered_from()
             self._journal.progress.advance(self.delivered)
