@@ -172,7 +172,9 @@ def test_reconciling_ends_what_the_listener_did_not(
     arguments = ["reconcile", "--experiment", "truth", "--format", "json"]
     assert run(arguments) == 3
     dry = json.loads(capsys.readouterr().out)
-    assert [finding["kind"] for finding in dry["findings"]] == (["open-parent"] if found else ["open-parent", "open-run"])
+    assert [finding["kind"] for finding in dry["findings"]] == (
+        ["open-parent"] if found else ["open-parent", "open-run"]
+    )
     assert run([*arguments, "--apply"]) == 0
     capsys.readouterr()
     assert run(arguments) == 0
