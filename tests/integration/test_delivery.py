@@ -189,6 +189,29 @@ def test_a_request_that_the_server_carries_out_late_leaves_one_run(
     ]
 
 
+@pytest.mark.parametrize("journal", ["off", "on the disk"])
+def test_what_would_end_with_the_process_is_tried_once_more_in_the_end(
+    proxy: RecordingProxy, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, journal: str
+) -> None:
+    """The server is back, and the sender would look for it in half a minute."""
+    monkeypatch.setattr("tracklayer.journal.sender.REST", (60.0, 60.0))
+    where = journal if journal == "off" else str(tmp_path / "journal")
+    settings = Settings(tracking_uri=proxy.uri, journal=where, patience=5.0)
+    backend = open_backend(settings)
+    assert backend
+    recorder = Recorder(backend, settings)
+    with proxy.refused():
+        local = recorder.begin(opening_of(name), wait=5).ref.run_id
+        recorder.append(Log(local, params={"lr": "0.1"}))
+        recorder.append(End(local, "FINISHED", 1_700_000_002_000))
+    assert recorder.away
+    began = time.monotonic()
+    assert recorder.close() is (journal == "off")
+    assert time.monotonic() - began < 5
+    if journal == "off":
+        assert found(recorder, local).params == {"lr": "0.1"}
+
+
 def history(proxy: RecordingProxy, run_id: str, key: str) -> list[tuple[int, float]]:
     import mlflow
 

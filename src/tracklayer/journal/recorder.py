@@ -278,7 +278,8 @@ class Recorder:
         if self._closed or os.getpid() != self._pid:
             return False
         self._closed = True
-        self.drain()
+        if not self.drain() and self._journal.at_risk:  # it ends with this process: the server may be back by now
+            self._sender.insist(self._journal.end, patience=self.settings.patience, limit=self.settings.linger)
         if self._scavenger is not None:
             self._scavenger.wait(0.0 if self.away else RECOVERY)
         # A journal that is to be carried away is worth waiting for the end of a request. Where the server is away the

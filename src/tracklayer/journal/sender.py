@@ -99,6 +99,7 @@ class Sender:
         self._hurry = False
         self._idle = False
         self._resting = False
+        self._insisted = False
         self._flush_to = 0
         self._items = 0
         self._unread_since: float | None = None
@@ -172,6 +173,19 @@ class Sender:
                     return False
                 self._moved.wait(left)
         return True
+
+    def insist(self, target: int, *, patience: float, limit: float) -> bool:
+        """Try once more, at once, however short a time ago the server was away; then as `wait`."""
+        tried = self._failures
+        self._insisted = True
+        self._hurry = True
+        self._flush_to = max(self._flush_to, target)
+        self._bell.ring()
+        with self._moved:
+            self._moved.wait_for(
+                lambda: not self.away or self._failures > tried or self._delivery.settled >= target, patience
+            )
+        return self.wait(target, patience=patience, limit=limit)
 
     def stop(self, timeout: float) -> bool:
         """Let the thread end; False if it is still busy after `timeout` seconds."""
@@ -285,9 +299,9 @@ class Sender:
             self._moved.notify_all()
         self._on_failure(error)
         until = time.monotonic() + delay
-        while not self._stopping and (left := until - time.monotonic()) > 0:
+        while not (self._stopping or self._insisted) and (left := until - time.monotonic()) > 0:
             self._bell.wait(left)
-        self._resting = False
+        self._resting = self._insisted = False
         self._hurry = True
         self._store.try_again()
 
