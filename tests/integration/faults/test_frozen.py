@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SECONDS = float(os.environ.get("TRACKLAYER_TEST_FREEZE_SECONDS", "8"))
+SECONDS = float(os.environ.get("TRACKLAYER_TEST_FREEZE_SECONDS", "30"))
 
 
 def test_nothing_is_lost_and_nothing_is_double(victim: MlflowServer, scene: Callable[..., Scene]) -> None:
