@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-POINTS = int(os.environ.get("TRACKLAYER_TEST_POINTS", "100000"))
+POINTS = 100_000
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["server there", "server away"])
@@ -39,12 +38,18 @@ def test_what_they_log_is_the_stages(
     assert stage.differences(victim) == []
 
 
-def test_very_many_points(victim: MlflowServer, scene: Callable[..., Scene]) -> None:
-    stage = scene(victim.uri)
-    task = stage.start("a", children="volume", points=POINTS, rounds=0, stages=1)
+@pytest.mark.parametrize(
+    ("database", "points"), [("sqlite_victim", 1_000_000), ("postgres_victim", POINTS)], ids=["sqlite", "postgresql"]
+)
+def test_very_many_points(
+    database: str, points: int, request: pytest.FixtureRequest, scene: Callable[..., Scene]
+) -> None:
+    server: MlflowServer = request.getfixturevalue(database)
+    stage = scene(server.uri)
+    task = stage.start("a", children="volume", points=points, rounds=0, stages=1)
     stage.ends_as_untracked(task, seconds=400)
     stage.deliver(seconds=400)
-    assert stage.differences(victim) == []
+    assert stage.differences(server) == []
 
 
 def test_very_many_points_while_the_server_is_away(

@@ -65,5 +65,13 @@ def test_the_comparison_sees_what_is_lost_double_or_strange(victim: MlflowServer
     assert "10 points are not of the time of their call" in told(replace(train, moments=moments))
     assert "datasets of 2 lost" in told(replace(train, datasets=Counter()))
     assert "artifacts of 3 lost" in told(replace(train, artifacts={}))
+    path, text = next(iter(train.artifacts.items()))
+    torn = replace(train, artifacts={**train.artifacts, path: text[:3]})
+    assert "artifacts of 3 lost" in told(torn)
+    uploads = [replace(one, done_at=None) if one.kind == "artifact" else one for one in book.entries]
+    unsure = replace(book, entries=tuple(uploads))
+    assert "artifact" not in "".join(audit.differences([unsure], [*others, torn], died=True))
+    torn = replace(train, artifacts={**train.artifacts, path: "else"})
+    assert "never asked for" in "".join(audit.differences([unsure], [*others, torn], died=True))
     assert "which nobody asked for" in told(replace(train, tags={**train.tags, f"{audit.UPSTREAM}abc": "{}"}))
     assert "ms after the call" in told(replace(train, end_time=train.start_time + 3_600_000))
