@@ -27,9 +27,10 @@ DAGS = ("tracked_endings", "handing_over")
 SCHEDULED = Path(__file__).parent / "dags" / "assets.py"
 
 
-@pytest.fixture(scope="module")
-def journal(airflow_home: AirflowHome) -> Path:
-    return airflow_home.folder / "journal"
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A folder of its own: in that of the Airflow home other tests leave what is for servers that never were."""
+    return tmp_path / "journal"
 
 
 def test_an_outage_leaves_no_trace_in_the_story(
@@ -39,7 +40,8 @@ def test_an_outage_leaves_no_trace_in_the_story(
     journal: Path,
 ) -> None:
     with recording_proxy.refused():
-        told = airflow_home.test(*DAGS, environ={"MLFLOW_TRACKING_URI": recording_proxy.uri})
+        environ = {"MLFLOW_TRACKING_URI": recording_proxy.uri, "TRACKLAYER_JOURNAL": str(journal)}
+        told = airflow_home.test(*DAGS, environ=environ)
     offline = {dag_id: Story(recording_proxy.uri, dag_id, told[dag_id]) for dag_id in DAGS}
     assert [story.runs for story in offline.values()] == [[], []]
     for dag_id in DAGS:

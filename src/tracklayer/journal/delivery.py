@@ -232,6 +232,8 @@ class Delivery:
 
     def _take(self, record: Record) -> None:
         operation = record.operation
+        if type(operation) is Log and self._took_points(operation, record.position):
+            return
         lane = lane_of(operation)
         if self._holds.passes(lane, record.position) or (lane in self._dead and self._is_dead(operation, lane)):
             return
@@ -251,6 +253,19 @@ class Delivery:
         else:
             if self._troubles and lane not in self._holds:
                 self._troubles.pop(lane, None)
+
+    def _took_points(self, operation: Log, position: int) -> bool:
+        """Gather metric points of a run that is well and has some already: the case of which there are millions."""
+        run, points = operation.run, operation.points
+        parcel = self._parcels.get(run)
+        if parcel is None or operation.params or operation.tags or self._troubles or run in self._dead:
+            return False
+        if run in self._holds or any([point.model_id for point in points]):  # noqa: C419 - a list is quicker here
+            return False
+        if parcel.add_points(position, points):  # type: ignore[arg-type]  # a point has all that a metric has
+            self._full.add(run)
+        self._gathered += len(points)
+        return True
 
     def _is_dead(self, operation: Operation, lane: str) -> bool:
         """Whether nothing can become of an operation, because its run is not to be."""

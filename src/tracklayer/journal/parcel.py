@@ -83,6 +83,12 @@ class Parcel:
                     Refusal(kind="param", key=key, value=value, reason=f"the run has it as {before!r}")
                 )
 
+    def add_points(self, position: int, metrics: Sequence[Metric]) -> bool:
+        """Add metric points, from the record that begins there; whether it fills a request now."""
+        self._last = position
+        self._metrics += metrics
+        return len(self._metrics) + len(self._params) + len(self._tags) >= FULL
+
     def add_inputs(self, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """Add what the run read (or, by its context, made), each once."""
         self._datasets.update({(item.name, item.digest, item.context): item for item in datasets})

@@ -55,7 +55,7 @@ UNKEPT_TAG: Final = "tracklayer.unkept"
 STOPPING: Final = 10.0
 """Longest wait, in seconds, for the end of a request before a journal is carried away."""
 
-WAKING: Final = 0.2
+WAKING: Final = 0.05
 """Longest wait, in seconds, for the sender to end where the server is away."""
 
 CARRIED_SETTINGS: Final = (
