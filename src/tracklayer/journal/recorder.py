@@ -7,10 +7,12 @@ server, unless somebody asks for that; nothing waits for longer than it is told 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -87,6 +89,9 @@ class Recorder:
         self.backend = backend
         self.settings = settings
         self._pid = os.getpid()
+        with contextlib.suppress(OSError):
+            # It is looked for once, under a lock: a process forked while a thread of ours held that would wait for good.
+            tempfile.gettempdir()
         self._journal = open_journal(settings, _header(backend, settings))
         self._promises = Promises()
         self._warned: set[str] = set()
