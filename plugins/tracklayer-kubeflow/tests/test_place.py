@@ -51,7 +51,7 @@ def test_retry_index_of_kfp() -> None:
 
 def test_a_local_run_by_its_paths() -> None:
     run = "my-flights-2-2026-11-21-01-39-58-120670"
-    place = place_of([f"/work/outputs/{run}/train-3/executor_output.json"], {RUN_ID: RUN, RETRY_INDEX: "4"})
+    place = place_of([f"outputs/{run}/train-3/executor_output.json"], {RUN_ID: RUN, RETRY_INDEX: "4"})
     assert place.local
     assert (place.pipeline, place.run_id, place.task, place.index) == ("my-flights-2", run, "train-3", None)
     assert place.try_number is None
