@@ -101,6 +101,32 @@ def test_what_was_left_behind_is_delivered_to_the_server_that_it_is_for(
     assert runs(settings, f"{name}-2")["train"].status == "KILLED"
 
 
+def test_a_journal_that_comes_before_the_one_that_it_waits_for(
+    settings: Settings, proxy: RecordingProxy, name: str
+) -> None:
+    """Process ids wrap around: a worker's journal may have a name before that of the process that has the stage."""
+    backend = open_backend(settings)
+    assert backend
+    with proxy.refused():
+        stage = Recorder(backend, settings)
+        local = stage.begin(opening_of(name), wait=1).ref.run_id
+        stage.append(End(local, "FINISHED", 1_700_000_009_000))
+        worker = Recorder(backend, settings)
+        worker.append(Log(local, params={"fold": "1"}))
+        for recorder in (stage, worker):
+            recorder.close()
+    (of_stage,) = [path for path in left(settings) if name.encode() in b"".join(_segments(path))]
+    of_stage.rename(of_stage.with_name("9" + of_stage.name[1:]))
+    assert [path.name[0] for path in left(settings)] == ["2", "9"]
+    done = flush(settings)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2 journals delivered.\n", "")
+    assert runs(settings, name)["train"].params == {"fold": "1"}
+
+
+def _segments(journal: Path) -> list[bytes]:
+    return [path.read_bytes() for path in journal.glob("*.seg")]
+
+
 def test_only_what_is_for_one_server(settings: Settings, proxy: RecordingProxy, name: str) -> None:
     with proxy.refused():
         story(settings, name, "exit")

@@ -416,7 +416,8 @@ class TestTwins:
         findings = world.examine()
 
         assert found(findings)[twin.run_id] == "twin-run"
-        assert True in [item.changed for item in world.repair()]
+        changed = {item.finding.kind: item.changed for item in world.repair()}
+        assert changed == {"twin-run": True}, "what is in the trash need not be ended"
         gone = world.get(twin)
         assert (gone.deleted, gone.tags["tracklayer.twin_of"]) == (True, run.run_id)
         assert (world.get(run).deleted, world.status(run)) == (False, "FAILED")

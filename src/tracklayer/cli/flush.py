@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
@@ -18,12 +18,15 @@ from tracklayer.cli.tracking import PATIENCE, read_settings
 from tracklayer.exceptions import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from tracklayer.backend import Backend
     from tracklayer.cli.terminal import Terminal
     from tracklayer.journal.left import LeftJournal
     from tracklayer.settings import Settings
+
+T = TypeVar("T")
 
 LEFT: Final = 1
 """Exit code: something is left to deliver."""
@@ -105,6 +108,8 @@ class Flusher:
         self._source = source
         self._only_here = only_here
         self._away: dict[str, str] = {}
+        self._waits: dict[str, None] = {}
+        self._moved = False
 
     def round(self, *, quiet: bool) -> Outcome:
         """Deliver what is there now.
@@ -128,40 +133,64 @@ class Flusher:
         from tracklayer.journal.left import LeftJournal
         from tracklayer.journal.recovery import left_behind
 
-        uri = self._uri() if self._only_here else None
-        for path in list(left_behind(self._settings, uri)):
+        def settle(path: Path) -> bool:
             journal = LeftJournal.take(path)
             if journal is not None:
-                self._deliver(journal, outcome)
-            elif path.exists():
+                return self._deliver(journal, outcome)
+            if path.exists():
                 self._terminal.err.print(f"{path.name}: another process delivers it")
+            return True
+
+        uri = self._uri() if self._only_here else None
+        self._as_far_as_it_goes(left_behind(self._settings, uri), settle, outcome)
 
     def _carried(self, url: str, outcome: Outcome) -> None:
         from tracklayer.journal.carrying import carried, fetched
         from tracklayer.journal.left import LeftJournal
 
-        for name in carried(url):
+        def give_up(why: str) -> bool:
+            outcome.left += 1
+            self._terminal.error(why)
+            return True
+
+        def settle(name: str) -> bool:
             try:
                 with fetched(url, name) as (folder, fate):
                     journal = LeftJournal.take(folder)
                     if journal is None:
-                        outcome.left += 1
-                        self._terminal.error(f"{name} cannot be read: another version may have written it")
-                        continue
-                    if journal.header.tracking_uri != self._uri():
+                        return give_up(f"{name} cannot be read: another version may have written it")
+                    uri = journal.header.tracking_uri
+                    if uri != self._uri():
                         # It came from outside: credentials go to no server but the one that this machine trusts.
                         journal.close(remove=False)
-                        outcome.left += 1
-                        self._terminal.error(
-                            f"{name} is for {journal.header.tracking_uri}: deliver it with --tracking-uri"
-                        )
-                        continue
+                        return give_up(f"{name} is for {uri}: deliver it with --tracking-uri")
                     before = journal.progress.delivered
                     fate.delivered = self._deliver(journal, outcome)
                     fate.changed = journal.progress.delivered > before
+                    return fate.delivered
             except StoreError as error:
-                outcome.left += 1
-                self._terminal.error(str(error))
+                return give_up(str(error))
+
+        self._as_far_as_it_goes(carried(url), settle, outcome)
+
+    def _as_far_as_it_goes(self, found: Iterable[T], settle: Callable[[T], bool], outcome: Outcome) -> None:
+        """Deliver journals, and those that are left once more as long as that helps: one may wait for another's run.
+
+        Args:
+            found: where they are.
+            settle: delivers one; whether it need not be tried again.
+            outcome: is told how many are left.
+        """
+        waiting = list(found)
+        while True:
+            self._moved = False
+            self._waits.clear()
+            waiting = [one for one in waiting if not settle(one)]
+            if not (waiting and self._moved):
+                break
+        for why in self._waits:
+            self._terminal.error(why)
+        outcome.left += len(waiting)
 
     def _uri(self) -> str | None:
         backend = self._backend(None)
@@ -182,7 +211,7 @@ class Flusher:
 
         uri, complete = journal.header.tracking_uri, False
         recovery: Recovery | None = None
-        refused = journal.progress.refused
+        refused, before = journal.progress.refused, journal.progress.delivered
         try:
             backend = None if uri in self._away else self._backend(uri)
             if backend is not None:
@@ -191,19 +220,20 @@ class Flusher:
                 with self._bar(journal.path.name, journal.end - journal.progress.delivered) as advance:
                     while recovery.step():
                         advance(journal.end - recovery.delivery.delivered)
-                for why in set(recovery.delivery.held.values()):
-                    self._terminal.error(f"{journal.path.name}: {why}")
+                self._waits.update(
+                    dict.fromkeys(f"{journal.path.name}: {why}" for why in recovery.delivery.held.values())
+                )
         except StoreError as error:
             self._away[uri] = str(error)
         finally:
             refused = journal.progress.refused - refused
+            self._moved = self._moved or journal.progress.delivered > before
             if recovery is not None:
                 complete = recovery.finish()
             else:
                 journal.close(remove=False)
         outcome.refused += refused
         outcome.delivered += complete
-        outcome.left += not complete
         return complete
 
     @contextlib.contextmanager
