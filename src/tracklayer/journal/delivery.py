@@ -4,17 +4,19 @@ Records are read a window at a time. What is logged to a run is gathered into pa
 an operation of the same run comes that has to wait for it (its end), or until whoever drives this wants it sent. What
 cannot be delivered yet (it names a run that another machine has still to deliver, or the server fails with this run
 and with no other) is *held*: its run is passed over from there on, and tried again later. Nothing before the lowest
-position of what is gathered or held counts as delivered.
+position of what is gathered or held counts as delivered. One full request of metric points may be under way while the
+next window is read; nothing else is sent before it has landed.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from tracklayer.exceptions import AccessDenied, AlreadyExists, NotFound, Refused, StoreError
 from tracklayer.journal.courier import Abandoned, Courier
 from tracklayer.journal.dead_letters import DeadLetters, letters
+from tracklayer.journal.flight import Flight
 from tracklayer.journal.holding import Holds
 from tracklayer.journal.identities import Held, Identities
 from tracklayer.journal.lanes import FILES, MODEL, lane_of, owner_of
@@ -38,19 +40,16 @@ from tracklayer.journal.parcel import Parcel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Named, NamedModel, Operation
-    from tracklayer.journal.progress import Progress
+    from tracklayer.journal.readable import Journal
     from tracklayer.journal.record import Record
     from tracklayer.opening import Opened
     from tracklayer.settings import Settings
+    from tracklayer.store.delivery import Refusal
 
 log = logging.getLogger("tracklayer")
-
-WINDOW: Final = 262_144
-"""Bytes of the journal that are read at once."""
 
 GATHERED: Final = 5_000
 """Most items that are gathered for all runs together before they are sent, full requests or not."""
@@ -68,22 +67,6 @@ BARRIERS: Final = (DeleteTag, Linked, Rename, End)
 """What has to wait for everything that was logged to its run before."""
 
 _FINAL: Final = (Refused, NotFound, AlreadyExists)
-
-
-class Journal(Protocol):
-    """What delivery needs of a journal, whichever kind it is."""
-
-    progress: Progress
-
-    @property
-    def end(self) -> int:
-        """Position behind the last record."""
-
-    def read(self, position: int, limit: int = WINDOW) -> list[Record]:
-        """Complete records from `position` on."""
-
-    def file(self, name: str) -> Path:
-        """Where the copy of an artifact can be read."""
 
 
 def nobody(identifier: str) -> bool:
@@ -160,6 +143,8 @@ class Delivery:
         self._troubles: dict[str, int] = {}
         self._retrying: tuple[set[str], int] | None = None
         self._full: set[str] = set()
+        self._flight: Flight | None = None
+        self._answers = False
         self._gathered = 0
         self.requests = 0
 
@@ -205,23 +190,33 @@ class Delivery:
             StoreError: the server is away, or lets nobody in. Nothing is lost, and the same step may be tried again.
         """
         try:
-            if self._position < self._journal.end and (records := self._journal.read(self._position)):
-                for record in records:
-                    self._take(record)
-                    self._position = record.next
-                    self._send_full()
-                return True
-            if whole and self._parcels:
-                self.send()
-                return True
-            if self._retry():
-                return True
-            if self.delivered >= self._journal.end:
-                self._courier.confirm()
-            return False
+            return self._step(whole=whole)
+        except StoreError:
+            self._answers = False
+            raise
         finally:
             self.settled = self._gathered_from()
             self._journal.progress.advance(self.delivered)
+
+    def _step(self, *, whole: bool) -> bool:
+        if self._position < self._journal.end and (records := self._journal.read(self._position)):
+            for record in records:
+                self._take(record)
+                self._position = record.next
+                self._send_full()
+            return True
+        self._land()
+        if self._full:
+            self._send_full()
+            return True
+        if whole and self._parcels:
+            self.send()
+            return True
+        if self._retry():
+            return True
+        if self.delivered >= self._journal.end:
+            self._courier.confirm()
+        return False
 
     def send(self) -> None:
         """Send everything that is gathered. Raises StoreError."""
@@ -234,6 +229,7 @@ class Delivery:
         operation = record.operation
         if type(operation) is Log and self._took_points(operation, record.position):
             return
+        self._land()
         lane = lane_of(operation)
         if self._holds.passes(lane, record.position) or (lane in self._dead and self._is_dead(operation, lane)):
             return
@@ -250,9 +246,6 @@ class Delivery:
         except Exception as error:
             log.warning("tracking: delivering %s failed: %s", type(operation).__name__, error, exc_info=error)
             self._trouble(lane, record.position, error)
-        else:
-            if self._troubles and lane not in self._holds:
-                self._troubles.pop(lane, None)
 
     def _took_points(self, operation: Log, position: int) -> bool:
         """Gather metric points of a run that is well and has some already: the case of which there are millions."""
@@ -288,6 +281,7 @@ class Delivery:
             elif isinstance(operation, BARRIERS) and not self._send(lane):
                 return
             self._courier.perform(operation, record.at)
+            self._troubles.pop(lane, None)
             self.requests += 1
 
     def _gather(self, operation: Log, lane: str, position: int) -> None:
@@ -325,17 +319,39 @@ class Delivery:
             self.send()
             self._gathered = 0
         while self._full:
-            self._send(next(iter(self._full)), whole=False)
+            lane = next(iter(self._full))
+            parcel = self._parcels.get(lane)
+            if parcel is None or not parcel.only_points or not self._answers or self._retrying is not None:
+                self._send(lane, whole=False)
+                continue
+            flight = Flight(lane, parcel, self._store)
+            self._land()
+            if self._parcels.get(lane) is parcel:  # else what was under way has put its run aside
+                flight.take_off()
+                self._flight = flight
+                if not parcel.full:
+                    self._full.discard(lane)
 
     def _send(self, lane: str, *, whole: bool = True) -> bool:
         """Send what is gathered for a run; False if that cannot be done now, and the run is held."""
+        self._land()
         parcel = self._parcels.get(lane)
         if parcel is None:
             self._full.discard(lane)
             return True
+        return self._settle(lane, parcel, lambda: parcel.send(self._store, whole=whole), whole=whole)
+
+    def _land(self) -> None:
+        """Wait for what is under way. Raises StoreError."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._settle(flight.lane, flight.parcel, flight.land, whole=False)
+
+    def _settle(self, lane: str, parcel: Parcel, request: Callable[[], list[Refusal]], *, whole: bool) -> bool:
+        """See what becomes of a request for a run; False if that cannot be made now, and the run is held."""
         before = parcel.size
         try:
-            refusals = parcel.send(self._store, whole=whole)
+            refusals = request()
         except _FINAL as error:  # the run itself is gone, not only a value refused
             if not self._is_gone(parcel.run_id):
                 self._judge(lane, parcel.position, error)
@@ -344,12 +360,16 @@ class Delivery:
             refusals = parcel.refused(str(error))
             whole = True
         except StoreError as error:
+            if parcel.full:
+                self._full.add(lane)
             self._judge(lane, parcel.position, error)
             return False
-        self._full.discard(lane)
         if whole or not parcel.size:
             self._parcels.pop(lane, None)
+        if whole or not parcel.full:
+            self._full.discard(lane)
         self._gathered -= before - parcel.size
+        self._answers = True
         self.requests += 1
         self._troubles.pop(lane, None)
         self._letters.keep(parcel.run_id, refusals, tell=lane not in self._dead)

@@ -11,6 +11,7 @@ from tracklayer.journal.folder import FORMAT, discard
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.operations import Artifact
 from tracklayer.journal.progress import Progress
+from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.segments import header_of, last_record, load, read
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class LeftJournal:
         """Where the copy of this name can be read. It may be gone, if it was delivered."""
         return self._files.path(name)
 
-    def read(self, position: int, limit: int = 262_144) -> list[Record]:
+    def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Records from `position` on: about `limit` bytes of them, but at least one; empty if there is none."""
         records = read(self._segments, position, self.end, limit)
         expected = max(position, self._segments[0].start)

@@ -25,6 +25,7 @@ from tracklayer.journal.files import Files
 from tracklayer.journal.folder import JournalFolder, discard
 from tracklayer.journal.operations import Artifact, End, GivenOut, LeftOpen, Log, Named, NamedModel
 from tracklayer.journal.progress import Progress
+from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.record import pack
 from tracklayer.journal.segments import FileSegment, MemorySegment, read
 
@@ -185,7 +186,7 @@ class LiveJournal:
         """Where the copy of this name can be read. It is gone as soon as it is delivered."""
         return self._files.path(name)
 
-    def read(self, position: int, limit: int = 262_144) -> list[Record]:
+    def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Records from `position` on: about `limit` bytes of them, but at least one.
 
         An empty list says that there is nothing (more) to be read before what was the `end` when this was called.

@@ -32,6 +32,8 @@ class Parcel:
         self.links: frozenset[str] = frozenset()
         self.since = time.monotonic()
         self._last = position
+        self._under_way: list[Metric] = []
+        self._behind = position
         self._metrics: list[Metric] = []
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
@@ -43,13 +45,18 @@ class Parcel:
 
     @property
     def size(self) -> int:
-        """How many params, metrics and tags it holds."""
-        return len(self._metrics) + len(self._params) + len(self._tags)
+        """How many params, metrics and tags it holds, those that are under way among them."""
+        return len(self._under_way) + len(self._metrics) + len(self._params) + len(self._tags)
 
     @property
     def full(self) -> bool:
-        """True if it fills a request."""
-        return self.size >= FULL
+        """True if what is not under way fills a request."""
+        return len(self._metrics) + len(self._params) + len(self._tags) >= FULL
+
+    @property
+    def only_points(self) -> bool:
+        """True if there is nothing in it but metric points."""
+        return not (self._params or self._tags or self._datasets or self._models or self._outputs or self._refusals)
 
     def add(
         self,
@@ -87,7 +94,7 @@ class Parcel:
         """Add metric points, from the record that begins there; whether it fills a request now."""
         self._last = position
         self._metrics += metrics
-        return len(self._metrics) + len(self._params) + len(self._tags) >= FULL
+        return self.full
 
     def add_inputs(self, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """Add what the run read (or, by its context, made), each once."""
@@ -97,6 +104,27 @@ class Parcel:
     def add_outputs(self, models: Sequence[tuple[str, int]]) -> None:
         """Add models that the run made."""
         self._outputs.update(models)
+
+    def request(self) -> list[Metric]:
+        """The points that the next request has room for."""
+        return self._metrics[:FULL]
+
+    def take_off(self) -> None:
+        """These points are under way. Until they have arrived or come back nothing else may be sent."""
+        self._under_way, self._metrics = self._metrics[:FULL], self._metrics[FULL:]
+        self._behind = self._last
+        self.since = time.monotonic()
+
+    def arrived(self) -> None:
+        """What took off is delivered."""
+        self._under_way = []
+        self.links = frozenset()
+        self.position = self._behind
+
+    def came_back(self) -> None:
+        """What took off is not delivered, and comes before what was gathered since."""
+        self._metrics = self._under_way + self._metrics
+        self._under_way = []
 
     def send(self, store: Store, *, whole: bool) -> list[Refusal]:
         """Send what fills requests, or all of it. It stays as it is if that fails; sending it again does no harm.

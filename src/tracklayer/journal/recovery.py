@@ -41,8 +41,6 @@ OUTCOME_TAG: Final = "tracklayer.outcome"
 AGAIN: Final = 60.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""
 
-_WINDOW: Final = 262_144
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
@@ -72,7 +70,7 @@ class Survey:
         scripts: dict[str, RunContext] = {}
         closed: set[str] = set()
         position = 0
-        while records := journal.read(position, _WINDOW):
+        while records := journal.read(position):
             for record in records:
                 match record.operation:
                     case GivenOut(id=identifier):

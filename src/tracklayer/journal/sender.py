@@ -16,8 +16,9 @@ from tracklayer.store.delivery import ITEMS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tracklayer.journal.delivery import Delivery, Journal
+    from tracklayer.journal.delivery import Delivery
     from tracklayer.journal.operations import Operation
+    from tracklayer.journal.readable import Journal
     from tracklayer.store import Store
 
 log = logging.getLogger("tracklayer")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tracklayer.exceptions import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tracklayer.store import Metric, Run, Store
 
@@ -110,6 +111,33 @@ def deliver(
             refusals += [item.refused(f"the run has it as {run.params[key]!r}") for key, item in conflicts]
             refusals += _halved(store, run_id, others) if not conflicts else _retried(store, run_id, others)
     return refusals
+
+
+def prepared(store: Store, run_id: str, metrics: Sequence[Metric]) -> Callable[[], list[Refusal]]:
+    """Do all of `deliver` that needs no server, as far as the back end can: it has a method `prepared_batch` then.
+
+    Args:
+        store: the back end.
+        run_id: the run.
+        metrics: any number of points.
+
+    Returns:
+        What does the rest, and returns and raises what `deliver` does.
+    """
+    prepare = getattr(store, "prepared_batch", None)
+    batches = list(_batches(metrics, {}, {}))
+    if prepare is None or len(batches) != 1:
+        return partial(deliver, store, run_id, metrics=metrics)
+    send = prepare(run_id, metrics=metrics)
+
+    def deliver_prepared() -> list[Refusal]:
+        try:
+            send()
+        except Refused:
+            return deliver(store, run_id, metrics=metrics)
+        return []
+
+    return deliver_prepared
 
 
 def _batches(metrics: Sequence[Metric], params: Mapping[str, str], tags: Mapping[str, str]) -> Iterator[_Batch]:

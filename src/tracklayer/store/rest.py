@@ -150,12 +150,27 @@ class RestStore:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Log one batch within MLflow's limits. Raises Refused; nothing of the batch was stored then."""
+        self.prepared_batch(run_id, metrics=metrics, params=params, tags=tags)()
+
+    def prepared_batch(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Callable[[], None]:
+        """What `log_batch` does, but for sending it: that is done by calling what is returned."""
         items = {"metrics": wire.metrics(metrics), "params": wire.pairs(params), "tags": wire.pairs(tags)}
         payload = {kind: values for kind, values in items.items() if values}
-        if payload:
-            body = wire.encoded_batch({"run_id": run_id, **payload})
-            path = API + "runs/log-batch"
-            self._transport.send("POST", path, what="log a batch", repeat=True, read=_reader(dict), body=body)
+        body = wire.encoded_batch({"run_id": run_id, **payload}) if payload else None
+
+        def send() -> None:
+            if body is not None:
+                path = API + "runs/log-batch"
+                self._transport.send("POST", path, what="log a batch", repeat=True, read=_reader(dict), body=body)
+
+        return send
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Take a tag away; no error if the run has none of this name."""

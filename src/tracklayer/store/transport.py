@@ -42,7 +42,7 @@ _UPLOAD_RATE: Final = 250_000
 
 T = TypeVar("T")
 
-_BLOCK: Final = 16_384
+_BLOCK: Final = 131_072
 _CONNECTIONS: Final = 16
 
 

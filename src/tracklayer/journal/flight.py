@@ -1,0 +1,72 @@
+"""A request that is under way while the next one is prepared."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Final
+
+from tracklayer.store.delivery import prepared
+
+if TYPE_CHECKING:
+    from tracklayer.journal.parcel import Parcel
+    from tracklayer.store import Store
+    from tracklayer.store.delivery import Refusal
+
+
+HEAD_START: Final = 0.005
+"""Seconds for which nothing else is done: Python runs one thread at a time, and the request is to leave first."""
+
+
+class Flight:
+    """A full request of one parcel's metric points, sent in a thread of their own.
+
+    The parcel goes on to gather meanwhile, and stays responsible for all of it until the flight has landed. A process
+    that ends does not wait for it.
+
+    Attributes:
+        lane: whose parcel it is.
+        parcel: where the points come from, and go back to if they do not arrive.
+    """
+
+    def __init__(self, lane: str, parcel: Parcel, store: Store) -> None:
+        """Prepare it; another one may be under way.
+
+        Args:
+            lane: whose parcel it is.
+            parcel: has nothing but points, and enough of them for a request.
+            store: where to.
+        """
+        self.lane = lane
+        self.parcel = parcel
+        self._deliver = prepared(store, parcel.run_id, parcel.request())
+        self._refusals: list[Refusal] = []
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def take_off(self) -> None:
+        """Send it, and return at once."""
+        self.parcel.take_off()
+        thread = threading.Thread(target=self._send, name="tracklayer-flight", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread can be started at the very end of a process
+            thread.start()
+            self._thread = thread
+            thread.join(HEAD_START)
+
+    def land(self) -> list[Refusal]:
+        """Wait for it, and return what was refused for good. Raises what sending raised; the points are back then."""
+        if self._thread is None:
+            self._send()
+        else:
+            self._thread.join()
+        if self._error is not None:
+            self.parcel.came_back()
+            raise self._error
+        self.parcel.arrived()
+        return self._refusals
+
+    def _send(self) -> None:
+        try:
+            self._refusals = self._deliver()
+        except Exception as error:  # it is raised where it can be judged
+            self._error = error

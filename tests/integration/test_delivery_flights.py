@@ -1,0 +1,179 @@
+"""Thousands of metric points: a request is under way while the next is prepared, and each point arrives once."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.leaving import opening_of
+from harness.proxy import Answer
+from tracklayer.backend import open_backend
+from tracklayer.journal.operations import End, Log, Point
+from tracklayer.journal.recorder import Recorder
+from tracklayer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+
+POINTS = 6_500
+
+
+@pytest.fixture
+def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
+    return proxy_before(mlflow_server.uri)
+
+
+@pytest.fixture
+def recorder(proxy: RecordingProxy, tmp_path: Path) -> Iterator[Recorder]:
+    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20.0)
+    backend = open_backend(settings)
+    assert backend
+    made = Recorder(backend, settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def run(recorder: Recorder) -> str:
+    return recorder.begin(opening_of(f"flights-{uuid.uuid4().hex[:12]}"), wait=20).ref.run_id
+
+
+def log_points(recorder: Recorder, run: str, count: int = POINTS) -> None:
+    for step in range(count):
+        recorder.append(Log(run, points=(Point("loss", step * 0.5, 1_700_000_001_000 + step, step),)))
+
+
+def arrived(recorder: Recorder, proxy: RecordingProxy, run: str) -> list[tuple[int, float]]:
+    """Step and value of every point that the server has once everything is delivered."""
+    import mlflow
+
+    deadline = time.monotonic() + 60
+    while not recorder.flush(5) or recorder.away or recorder.held:
+        assert time.monotonic() < deadline, f"not delivered: {recorder.error} {recorder.held}"
+        time.sleep(0.05)
+    points = mlflow.MlflowClient(tracking_uri=proxy.target).get_metric_history(recorder.resolve(run) or "", "loss")
+    return sorted((point.step, point.value) for point in points)
+
+
+EVERY = [(step, step * 0.5) for step in range(POINTS)]
+
+
+def test_one_request_at_a_time_each_of_a_thousand_points(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:
+    under_way, most = 0, 0
+    lock = threading.Lock()
+
+    def watch(handler: Any) -> Answer:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.05)
+        answer: Answer = handler.forwarded()
+        with lock:
+            under_way -= 1
+        return answer
+
+    proxy.forget()
+    proxy.fault(watch, "runs/", 10_000)
+    log_points(recorder, run)
+    recorder.append(Log(run, params={"lr": "0.1"}))
+    recorder.append(End(run, "FINISHED", 1_700_000_002_000))
+    assert recorder.drain()
+    sent = [len(request.json["metrics"]) for request in proxy.of("runs/log-batch")]
+    assert (sum(sent), len(sent)) == (POINTS, 7)
+    assert [request.path for request in proxy.requests][-2:] == ["runs/log-batch", "runs/update"]
+    assert most == 1
+    assert arrived(recorder, proxy, run) == EVERY
+
+
+@pytest.mark.parametrize("fault", ["lost", "reset", "half", "truncated"])
+def test_a_request_that_fails_under_way_is_made_again(
+    recorder: Recorder, proxy: RecordingProxy, run: str, fault: str
+) -> None:
+    for _ in range(2):  # also while the one after it waits
+        proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 1)
+        getattr(proxy, fault)(path="runs/log-batch", times=2)
+    log_points(recorder, run)
+    recorder.append(End(run, "FINISHED", 1_700_000_002_000))
+    assert arrived(recorder, proxy, run) == EVERY
+    assert recorder.backend.store.get_run(recorder.resolve(run) or "").status == "FINISHED"
+
+
+def test_a_server_that_goes_away_under_way(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:
+    proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 1)
+    proxy.answer(503, path="runs/log-batch", times=8)
+    log_points(recorder, run)
+    deadline = time.monotonic() + 30
+    while not recorder.away:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    recorder.append(Log(run, tags={"meanwhile": "yes"}))
+    assert arrived(recorder, proxy, run) == EVERY
+    assert recorder.backend.store.get_run(recorder.resolve(run) or "").tags["meanwhile"] == "yes"
+
+
+def test_what_the_server_refuses_of_it_is_kept_and_the_rest_arrives(
+    recorder: Recorder, proxy: RecordingProxy, run: str
+) -> None:
+    log_points(recorder, run, 2_500)
+    recorder.append(Log(run, points=(Point("no//name", 1.0, 1_700_000_001_000, 0),)))
+    for step in range(2_500, POINTS):
+        recorder.append(Log(run, points=(Point("loss", step * 0.5, 1_700_000_001_000 + step, step),)))
+    assert arrived(recorder, proxy, run) == EVERY
+    assert recorder.refused == 1
+
+
+def test_a_run_that_is_deleted_under_way_holds_up_no_other(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:
+    other = recorder.begin(opening_of(f"flights-{uuid.uuid4().hex[:12]}"), wait=20).ref.run_id
+
+    def delete(handler: Any) -> Answer:
+        recorder.backend.store.delete_run(recorder.resolve(run) or "")
+        answer: Answer = handler.forwarded()
+        return answer
+
+    proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 2)
+    proxy.fault(delete, "runs/log-batch", 1)
+    log_points(recorder, run)
+    recorder.append(Log(other, params={"lr": "0.1"}))
+    assert recorder.flush(30)
+    there = arrived(recorder, proxy, run)
+    assert there == EVERY[: len(there)]
+    assert len(there) == 2_000
+    assert recorder.refused == POINTS - 2_000
+    assert recorder.backend.store.get_run(other).params == {"lr": "0.1"}
+
+
+def test_a_run_with_which_the_server_always_fails_is_passed_over_and_comes_later(
+    recorder: Recorder, proxy: RecordingProxy, run: str
+) -> None:
+    other = recorder.begin(opening_of(f"flights-{uuid.uuid4().hex[:12]}"), wait=20).ref.run_id
+    real = recorder.resolve(run) or ""
+    failing = threading.Event()
+    failing.set()
+
+    def fail(handler: Any) -> Answer:
+        if failing.is_set() and real.encode() in handler.body:
+            return Answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "boom"}')
+        answer: Answer = handler.forwarded()
+        return answer
+
+    proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 2)
+    proxy.fault(fail, "runs/log-batch", 100_000)
+    log_points(recorder, run)
+    recorder.append(Log(other, params={"lr": "0.1"}))
+    recorder.append(End(other, "FINISHED", 1_700_000_002_000))
+    deadline = time.monotonic() + 60
+    while recorder.backend.store.get_run(other).status != "FINISHED":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert run in recorder.held
+    failing.clear()
+    assert arrived(recorder, proxy, run) == EVERY
