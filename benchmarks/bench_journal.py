@@ -95,7 +95,8 @@ def main(scale: Scale = FULL) -> None:
             with MlflowServer(database, folder / "postgresql") as other:
                 figures += deliveries("PostgreSQL", other, {**environ, "MLFLOW_TRACKING_URI": other.uri}, scale)
         _tell("scripts")
-        figures += scripts(server, environ, scale)
+        figures += script_requests(server, environ)
+        figures += script_walls(environ, scale)
         _tell("outages")
         figures += outages(server, environ, scale)
         _tell("kills")
@@ -190,11 +191,10 @@ def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], 
     yield figure(f"memory, delivering, {database}", memory, "MB")
 
 
-def scripts(server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
-    """(d): a script as in MLflow's tutorials: requests, through a proxy; then wall time, in turns."""
-    ways = (tutorial.PLAIN, tutorial.OWN, tutorial.OTHER)
+def script_requests(server: MlflowServer, environ: Mapping[str, str]) -> Iterator[Figure]:
+    """(d): a script as in MLflow's tutorials: its requests, through a proxy."""
     with RecordingProxy(server.uri) as proxy:
-        for name in ways:
+        for name in tutorial.WAYS:
             with started(name, {**environ, "MLFLOW_TRACKING_URI": proxy.uri}, program=tutorial.__file__) as way:
                 counts = []
                 for number in range(3):
@@ -209,6 +209,11 @@ def scripts(server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> I
                 yield figure(f"… without the {stage} of its stage", script - stage, "requests", 5)
             if name != tutorial.PLAIN:
                 yield figure("… first stage of a workflow run", first, "requests")
+
+
+def script_walls(environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
+    """(d): the same script's wall time, in turns."""
+    ways = tutorial.WAYS
     with ExitStack() as stack:
         running = [stack.enter_context(started(name, environ, program=tutorial.__file__)) for name in ways]
         walls: dict[str, list[float]] = {name: [] for name in ways}

@@ -15,7 +15,7 @@ from typing import Any
 import mlflow
 from logging_ways import memory, serve
 
-PLAIN, OWN, OTHER = "plain", "own experiment", "other experiment"
+PLAIN, OWN, OTHER = WAYS = "plain", "own experiment", "other experiment"
 
 
 def script(experiment: str) -> None:

@@ -12,6 +12,7 @@ from tracklayer.fence import fence, log
 from tracklayer.identity import member_tag, workflow_run_key
 from tracklayer.linking import consumers_of, read_links, ref_of
 from tracklayer.opening import milliseconds
+from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.parent import find_parent
 from tracklayer.redaction import Redaction
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from tracklayer.settings import Settings
     from tracklayer.store import Run
 
-OUTCOME_TAG: Final = "tracklayer.outcome"
 """How a run ended, in a word for people that the status does not tell."""
 
 LEFT_OPEN: Final = "left open"

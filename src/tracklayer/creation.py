@@ -7,13 +7,22 @@ or a process that took over what it left behind.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tracklayer.context import Link, RunRef
 from tracklayer.description import NOTE_TAG, compose
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
-from tracklayer.identity import ROOT_TAG, attempt_tag, key_tag, member_tag, task_key, workflow_run_key
+from tracklayer.identity import (
+    PARENT_TAG,
+    ROOT_TAG,
+    SUPERSEDED_TAG,
+    attempt_tag,
+    key_tag,
+    member_tag,
+    task_key,
+    workflow_run_key,
+)
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.machine import PROCESS_TAG
 from tracklayer.opening import Opened, Opening
@@ -28,9 +37,6 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.context import Upstream
     from tracklayer.store import Run
-
-PARENT_TAG: Final = "mlflow.parentRunId"
-SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
 
 
 def create(

@@ -27,6 +27,11 @@ UPSTREAM_TAG: Final = "mlflow.tracklayer.upstream."
 PRODUCED_TAG: Final = "mlflow.tracklayer.produced."
 ROOT_TAG: Final = "mlflow.tracklayer.root"
 
+PARENT_TAG: Final = "mlflow.parentRunId"
+"""MLflow's own tag of a nested run: the id of the run above it."""
+SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
+"""On a try that is not the last of its task: the id of the run of the next one."""
+
 TOKEN_PREFIX: Final = "tl1."  # noqa: S105 - not a password: what every token begins with
 TOKEN_LIMIT: Final = 2048
 """Longest token that is read, in characters; a real one has a few hundred."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tracklayer.context import Status
+
+OUTCOME_TAG: Final = "tracklayer.outcome"
+"""One word for people that the status of a run does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

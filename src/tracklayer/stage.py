@@ -22,6 +22,7 @@ from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import find_producer
 from tracklayer.logbook import Logbook
 from tracklayer.opening import Opened, milliseconds
+from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import is_provisional
 from tracklayer.run_log import RunLog
 
@@ -314,7 +315,7 @@ class StageRun(RunLog):
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
             return
         if note:
-            self.set_tags({"tracklayer.outcome": note})
+            self.set_tags({OUTCOME_TAG: note})
         if error is not None:
             kind = type(error).__qualname__ if isinstance(error, BaseException) else "error"
             self.set_tags({"tracklayer.error.type": kind, "tracklayer.error.message": _message(error)})

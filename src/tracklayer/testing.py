@@ -33,7 +33,7 @@ import pluggy
 
 from tracklayer import hookspecs
 from tracklayer.context import RunContext
-from tracklayer.identity import key_tag, member_tag, parse_token, run_key, upstream_tag
+from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, key_tag, member_tag, parse_token, run_key, upstream_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -267,7 +267,7 @@ def check_one_parent(evidence: Evidence) -> None:
     for told in evidence.seen:
         run = evidence.stages.get(told["run_id"])
         assert run is not None, f"{told['task']} has no stage run in this workflow run"
-        assert run.tags.get("mlflow.parentRunId") == parent.run_id, f"{told['task']} is not below the parent"
+        assert run.tags.get(PARENT_TAG) == parent.run_id, f"{told['task']} is not below the parent"
 
 
 def check_endings(evidence: Evidence) -> None:
@@ -282,7 +282,7 @@ def check_endings(evidence: Evidence) -> None:
     assert kind == "ValueError", f"the error of broken is told as {kind!r}"
     if evidence.orchestrator.retries:
         first, second = evidence.of("train")
-        superseded_by = first.tags.get("tracklayer.superseded_by")
+        superseded_by = first.tags.get(SUPERSEDED_TAG)
         assert superseded_by == second.run_id, f"the first try of train is superseded by {superseded_by!r}"
 
 

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.exceptions import NotFound
-from tracklayer.identity import key_tag
+from tracklayer.identity import PARENT_TAG, key_tag
 from tracklayer.parent import sweep_parents
 from tracklayer.provisional import ID_TAG
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracklayer")
 
-PARENT_TAG: Final = "mlflow.parentRunId"
 
 TWIN_TAG: Final = "tracklayer.twin_of"
 """Tag of a run in the trash: the run that it is the twin of."""

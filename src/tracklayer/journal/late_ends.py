@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.closing import LEFT_OPEN, OUTCOME_TAG
+from tracklayer.closing import LEFT_OPEN
+from tracklayer.outcome import OUTCOME_TAG
 
 if TYPE_CHECKING:
     from tracklayer.journal.identities import Identities

@@ -21,6 +21,7 @@ from tracklayer.journal.delivery import LEFT_OPEN, Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
+from tracklayer.outcome import OUTCOME_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -35,8 +36,6 @@ log = logging.getLogger("tracklayer")
 
 DIED: Final = "died"
 """Value of the tag ``tracklayer.outcome`` on a run whose process ended without a word."""
-
-OUTCOME_TAG: Final = "tracklayer.outcome"
 
 AGAIN: Final = 60.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""

@@ -6,8 +6,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tracklayer.identity import short_hash
+from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, short_hash
 from tracklayer.lineage.graph import DatasetNode, RunNode
+from tracklayer.outcome import OUTCOME_TAG
 
 if TYPE_CHECKING:
     from tracklayer.lineage.graph import State
@@ -32,13 +33,13 @@ def run_node(run: Run, state: State, experiment: str | None = None, url: str | N
         experiment=experiment,
         stage=tags.get("tracklayer.stage"),
         status=run.status,
-        outcome=tags.get("tracklayer.outcome"),
+        outcome=tags.get(OUTCOME_TAG),
         orchestrator=tags.get("tracklayer.orchestrator"),
         workflow=tags.get("tracklayer.workflow"),
         workflow_run=tags.get("tracklayer.workflow_run"),
         key=tags.get("tracklayer.key"),
-        parent=tags.get("mlflow.parentRunId"),
-        superseded_by=tags.get("tracklayer.superseded_by"),
+        parent=tags.get(PARENT_TAG),
+        superseded_by=tags.get(SUPERSEDED_TAG),
         started_at=_moment(run.start_time),
         ended_at=_moment(run.end_time),
         url=url,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer.context import RunRef
 from tracklayer.exceptions import AccessDenied, NotFound, StoreError
-from tracklayer.identity import member_tag, upstream_tag
+from tracklayer.identity import PARENT_TAG, member_tag, upstream_tag
 from tracklayer.lineage.graph import DatasetNode, Edge, Graph, RunNode, State
 from tracklayer.lineage.nodes import dataset_node, run_node
 from tracklayer.lineage.query import RUN_ID
@@ -182,7 +182,7 @@ class _Reading:
             for link in read_links(run.tags)
             if link.run.run_id != run_id
         ]
-        parent = self._runs.get(run.tags.get("mlflow.parentRunId", ""))
+        parent = self._runs.get(run.tags.get(PARENT_TAG, ""))
         if not edges and parent is not None and (read_links(parent.tags) or parent.tags.get("tracklayer.stage")):
             edges.append(Edge(source=parent.run_id, target=run_id, kind="nested"))
         return edges
@@ -226,7 +226,7 @@ class _Reading:
 
     def _with_parents(self, run_ids: Iterable[str]) -> None:
         """Read the parents of these runs, for their names: one request for all of them."""
-        parents = (self._runs[run_id].tags.get("mlflow.parentRunId") for run_id in run_ids if run_id in self._runs)
+        parents = (self._runs[run_id].tags.get(PARENT_TAG) for run_id in run_ids if run_id in self._runs)
         self._fetch([parent for parent in dict.fromkeys(parents) if parent])
 
     def _fetch(self, run_ids: Sequence[str]) -> None:

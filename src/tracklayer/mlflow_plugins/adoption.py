@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.identity import PARENT_TAG
 from tracklayer.mlflow_plugins import callers
-from tracklayer.mlflow_plugins.stages import PARENT_TAG, child_tags, is_home, other_ids
+from tracklayer.mlflow_plugins.stages import child_tags, is_home, other_ids
 from tracklayer.provisional import PENDING
 
 if TYPE_CHECKING:

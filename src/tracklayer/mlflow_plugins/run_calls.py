@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.name_utils import _generate_random_name
 
 from tracklayer.exceptions import NotFound, Refused
+from tracklayer.identity import PARENT_TAG
 from tracklayer.journal.operations import Create, End, Named, Rename
 from tracklayer.mlflow_plugins.active_runs import install
 from tracklayer.mlflow_plugins.adoption import ADOPTED_TAG, RUN_NAME_TAG, Creation, creation
@@ -18,7 +19,7 @@ from tracklayer.mlflow_plugins.entities import run_info, whole_run
 from tracklayer.mlflow_plugins.experiment_calls import ExperimentCalls
 from tracklayer.mlflow_plugins.known_runs import KnownRun, known_run, remember
 from tracklayer.mlflow_plugins.log_calls import USERS, LogCalls
-from tracklayer.mlflow_plugins.stages import PARENT_TAG, StageState, guard, report_failure, states, tracked_in
+from tracklayer.mlflow_plugins.stages import StageState, guard, report_failure, states, tracked_in
 from tracklayer.provisional import provisional_id
 from tracklayer.store.calling import is_own_call
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracklayer")
 
-PARENT_TAG: Final = "mlflow.parentRunId"
 
 ATTACHED: Final = "attached"
 """The orchestrator's name in the context of a stage that another process opened: all that is known there is a token."""
@@ -89,7 +88,7 @@ def _report_other_store(own: str, other: str) -> None:
 
 def child_tags(stage: StageRun) -> dict[str, str]:
     """Tags of the runs that user code starts below `stage`: few for people, and what finds them when it all ends."""
-    from tracklayer.identity import member_tag
+    from tracklayer.identity import PARENT_TAG, member_tag
 
     tags = {PARENT_TAG: stage.run_id or ""}
     if stage.stage:

@@ -10,13 +10,13 @@ from mlflow.entities import LifecycleStage, RunTag
 from mlflow.exceptions import MlflowException
 
 from tracklayer.exceptions import SettingsError, StoreError
+from tracklayer.identity import PARENT_TAG
 from tracklayer.journal.pending import pending_uri
 from tracklayer.mlflow_plugins import waiting
 from tracklayer.mlflow_plugins.known_runs import KnownRun, known_run, known_under_another_id, remember, remember_as
 from tracklayer.mlflow_plugins.provisional_ids import found_run
 from tracklayer.mlflow_plugins.refusals import Refusals
 from tracklayer.mlflow_plugins.stages import (
-    PARENT_TAG,
     StageState,
     child_tags,
     current_stage,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracklayer.identity import PARENT_TAG
 from tracklayer.linking import ref_of
 from tracklayer.reconcile.findings import Finding, LeftAlone, OpenParent, OpenRun
-from tracklayer.reconcile.truth import PARENT_TAG, Truth, Verdict, is_ours, place_of
+from tracklayer.reconcile.truth import Truth, Verdict, is_ours, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.identity import ROOT_TAG, UPSTREAM_TAG, key_tag, produced_tag, short_hash
+from tracklayer.identity import PARENT_TAG, ROOT_TAG, SUPERSEDED_TAG, UPSTREAM_TAG, key_tag, produced_tag, short_hash
 from tracklayer.journal.courier import WANTED_TAG
 from tracklayer.linking import find_producer, ref_of
 from tracklayer.parent import find_parent
@@ -19,7 +19,7 @@ from tracklayer.reconcile.findings import (
     UnresolvedId,
     WantedDataset,
 )
-from tracklayer.reconcile.truth import PARENT_TAG, is_ours, place_of
+from tracklayer.reconcile.truth import is_ours, place_of
 from tracklayer.twins import twins_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tracklayer.reconcile.scope import Scope
     from tracklayer.store import Run, Store
 
-SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
 
 HOLDING: Final = (PARENT_TAG, ROOT_TAG, SUPERSEDED_TAG)
 """Tags whose values are run ids."""

@@ -12,8 +12,9 @@ from tracklayer.context import Link, Status
 from tracklayer.description import NOTE_TAG
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import log
-from tracklayer.identity import PRODUCED_TAG, UPSTREAM_TAG, key_tag, upstream_tag
+from tracklayer.identity import PARENT_TAG, PRODUCED_TAG, UPSTREAM_TAG, key_tag, upstream_tag
 from tracklayer.linking import link_tags, ref_of
+from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import ID_TAG
 from tracklayer.reconcile.findings import (
     KINDS,
@@ -28,7 +29,6 @@ from tracklayer.reconcile.findings import (
 )
 from tracklayer.reconcile.relations import candidates_of, elect
 from tracklayer.reconcile.relinking import leading_to, move, with_upstream
-from tracklayer.reconcile.truth import PARENT_TAG
 from tracklayer.store.delivery import deliver
 from tracklayer.twins import trash, twins_of
 
@@ -156,7 +156,7 @@ class _Repairer:
         now = time.time_ns() // 1_000_000
         tags = {RECONCILED_TAG: finding.because[:1_000]}
         if finding.note:
-            tags["tracklayer.outcome"] = finding.note
+            tags[OUTCOME_TAG] = finding.note
         self._store.log_batch(run.run_id, tags=tags)
         self._store.update_run(run.run_id, status=finding.status, end_time=finding.ended_at or now)
         if isinstance(finding, OpenParent):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch
 from tracklayer.context import SCRIPT, State, TaskRun, WorkflowRun
-from tracklayer.identity import key_tag, parse_key, task_key, workflow_run_key
+from tracklayer.identity import PARENT_TAG, key_tag, parse_key, task_key, workflow_run_key
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer.reconcile.scope import GONE_AFTER
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tracklayer.reconcile.reading import Reader
     from tracklayer.store import Run
 
-PARENT_TAG: Final = "mlflow.parentRunId"
 
 DEEPEST: Final = 20
 """So many runs, one below the other, are followed upwards."""

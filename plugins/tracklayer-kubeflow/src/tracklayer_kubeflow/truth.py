@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.context import State
+from tracklayer.identity import SUPERSEDED_TAG
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer_kubeflow.place import is_cluster_run
 
@@ -30,7 +31,6 @@ log = logging.getLogger("tracklayer")
 ENDPOINTS: Final = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 """Variables with the address of KFP's API, where the setting ``endpoint`` is not set; the second is KFP's own."""
 
-SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
 
 PAUSE: Final = 30.0
 """Seconds for which a KFP that could not be asked is not asked again."""
