@@ -1,17 +1,22 @@
-"""Fixtures for the tests of what MLflow's own calls do inside stages."""
+"""Fixtures for the tests of what MLflow's own calls do inside stages, of reconciling, and of the journal's files."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.guarded import guarded_server
+from harness.orchestrator import VARIABLE, Truth
 from harness.pipeline import Pipeline
+from harness.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from harness.mlflow import MlflowServer
 
@@ -50,3 +55,31 @@ def pipeline(request: pytest.FixtureRequest, fresh_mlflow: None) -> Pipeline:
     """A pipeline that is tracked on a real MLflow server, and then in a database through the mlflow library."""
     server = request.param == "http"
     return Pipeline(request.getfixturevalue("mlflow_server").uri if server else request.getfixturevalue("sqlite_uri"))
+
+
+@pytest.fixture
+def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Truth:
+    """What the orchestrator of `harness.orchestrator` says, for a test to write down."""
+    path = tmp_path / "truth.json"
+    monkeypatch.setenv(VARIABLE, str(path))
+    return Truth(path)
+
+
+@pytest.fixture
+def world(mlflow_server: MlflowServer, truth: Truth) -> World:
+    """A world on the MLflow server on SQLite."""
+    return World(mlflow_server.uri, truth)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small disk")
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {made.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,0 +1,153 @@
+"""Stages that are tried again or go on, and the end of their workflow run; also where an answer is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import tracklayer
+from harness.lookup import get
+from tracklayer import RunContext, hookimpl, registry
+from tracklayer.provisional import id_tag, is_provisional
+from tracklayer.settings import Settings
+from tracklayer.store.opening import open_store
+from tracklayer.tracking import close_workflow_run, open_workflow_run, track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
+    from tracklayer.store import Store
+
+
+def test_a_retry_is_a_new_run_and_supersedes_the_earlier_one(store: Store, at: Callable[..., RunContext]) -> None:
+    with pytest.raises(ValueError, match="first"), track(context=at("fit")) as first:
+        raise ValueError("first")
+    killed = tracklayer.tracking.open_stage(context=at("fit", try_number=2))  # its process dies without a word
+    with track(context=at("fit", try_number=3)) as third:
+        pass
+    runs = [get(store, run.run_id) for run in (first, killed, third)]
+    assert [run.status for run in runs] == ["FAILED", "FAILED", "FINISHED"]
+    assert [run.tags.get("tracklayer.superseded_by") for run in runs] == [killed.run_id, third.run_id, None]
+
+
+def test_attempts_reuse_goes_on_with_the_run_of_the_earlier_try(
+    store: Store, uri: str, at: Callable[..., RunContext]
+) -> None:
+    settings = Settings(tracking_uri=uri, attempts="reuse")
+    with pytest.raises(ValueError, match="first"), track(context=at("fit"), settings=settings) as first:
+        raise ValueError("first")
+    with track(context=at("fit", try_number=2), settings=settings) as second:
+        assert get(store, second.run_id).status == "RUNNING"
+    assert second.run_id == first.run_id
+    assert get(store, second.run_id).status == "FINISHED"
+
+
+def test_a_run_whose_creation_got_no_answer_is_not_created_twice(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], at: Callable[..., RunContext]
+) -> None:
+    proxy = proxy_before(mlflow_server.uri)
+    settings = Settings(tracking_uri=proxy.uri)
+    parent = open_workflow_run(at("fit"), settings=settings)
+    assert parent
+    proxy.lost("runs/create")
+    with track(context=at("fit"), settings=settings, params={"lr": 0.1}) as run:
+        given_out = run.run_id
+        assert given_out
+        assert is_provisional(given_out)
+        run.log_metrics({"auc": 0.9})
+    deadline = time.monotonic() + 30
+    while not run.flush() and time.monotonic() < deadline:  # the sender tries again after a pause
+        time.sleep(0.1)
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    (stage,) = [one for one in store.search_runs([parent.experiment_id]) if "mlflow.parentRunId" in one.tags]
+    assert run.ref
+    assert stage.run_id == run.ref.run_id
+    assert id_tag(given_out) in stage.tags
+    assert (stage.status, stage.metrics, stage.params) == ("FINISHED", {"auc": 0.9}, {"lr": "0.1"})
+
+
+def test_a_resumed_try_goes_on_with_its_run(store: Store, at: Callable[..., RunContext]) -> None:
+    def deferred(_: BaseException) -> tracklayer.Outcome:
+        return tracklayer.Outcome("RUNNING", "deferred")
+
+    with pytest.raises(RuntimeError), track(context=at("wait"), outcome=deferred) as first:
+        raise RuntimeError
+    assert get(store, first.run_id).status == "RUNNING"
+    with track(context=at("wait", resumed=True)) as second:
+        pass
+    assert second.run_id == first.run_id
+    assert get(store, first.run_id).status == "FINISHED"
+
+
+def test_the_end_of_the_workflow_run_ends_what_nobody_ended(store: Store, at: Callable[..., RunContext]) -> None:
+    parent = open_workflow_run(at("fit"))
+    lost = tracklayer.tracking.open_stage(context=at("lost"))
+    with track(context=at("fit")) as run:
+        pass
+    assert parent
+    assert run.parent == lost.parent
+    for _ in range(2):
+        close_workflow_run(at("fit"), "FAILED", error="password=hunter2 did not work")
+        assert get(store, lost.run_id).status == "KILLED"
+        assert get(store, run.run_id).status == "FINISHED"
+        assert get(store, parent.run_id).status == "FAILED"
+    assert "did not work" in get(store, parent.run_id).tags["tracklayer.error.message"]
+
+
+def test_a_workflow_run_that_goes_on_after_its_end_is_open_again(store: Store, at: Callable[..., RunContext]) -> None:
+    with track(context=at("fit")) as run:
+        pass
+    close_workflow_run(at("fit"), "FINISHED")
+    assert run.parent
+    assert get(store, run.parent.run_id).status == "FINISHED"
+    with track(context=at("fit", try_number=2)):
+        assert get(store, run.parent.run_id).status == "RUNNING"
+
+
+def test_ending_a_workflow_run_of_which_nothing_was_tracked_does_nothing(
+    store: Store, workflow: str, at: Callable[..., RunContext]
+) -> None:
+    close_workflow_run(at("fit"), "FINISHED")
+    assert store.get_experiment_by_name(workflow) is None
+
+
+def test_the_parent_itself_can_be_the_current_run(store: Store, at: Callable[..., RunContext]) -> None:
+    with track(context=at("flow").of_workflow_run(), params={"rows": 10}) as flow:
+        flow.log_metrics({"total": 3.0})
+        with track(context=at("fit")) as run:
+            pass
+    assert run.parent
+    assert run.parent.run_id == flow.run_id
+    parent = get(store, flow.run_id)
+    assert (parent.status, parent.metrics, parent.params) == ("FINISHED", {"total": 3.0}, {"rows": "10"})
+
+
+def test_params_of_a_workflow_run_are_there_although_the_answer_to_its_creation_was_lost(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], at: Callable[..., RunContext]
+) -> None:
+    class Orchestrator:
+        @hookimpl
+        def tracklayer_run_params(self, context: RunContext) -> dict[str, object] | None:
+            return {"rows": 7} if context.task_run is None else None
+
+    proxy = proxy_before(mlflow_server.uri)
+    settings = Settings(tracking_uri=proxy.uri)
+    plugin = Orchestrator()
+    registry.load(settings).register(plugin)
+    proxy.lost("runs/create")
+    with track(context=at("fit"), settings=settings) as run:
+        registry.load(settings).unregister(plugin)
+    deadline = time.monotonic() + 30
+    while not run.flush() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    assert run.ref
+    parent = store.get_run(store.get_run(run.ref.run_id).tags["mlflow.parentRunId"])
+    assert parent.params == {"rows": "7"}
+    assert [
+        one.run_id for one in store.search_runs([parent.experiment_id]) if "mlflow.parentRunId" not in one.tags
+    ] == [parent.run_id]
