@@ -223,7 +223,7 @@ def _open_parent(opening: Opening, backend: Backend, *, again: bool, given_out: 
 
 
 def _log_params(opening: Opening, backend: Backend, run: Run) -> None:
-    """Log a workflow run's params. Raises StoreUnavailable: it is then tried again, as a whole."""
+    """Log a workflow run's params. Raises StoreError: it is then tried again, as a whole."""
     for refusal in deliver(backend.store, run.run_id, params=opening.params):
         log.warning("the tracking server refused a param of %s: %s", opening.key, refusal)
     for path, content in opening.artifacts.items():
@@ -232,6 +232,7 @@ def _log_params(opening: Opening, backend: Backend, run: Run) -> None:
         except StoreUnavailable:
             raise
         except StoreError as error:  # a store of artifacts that takes none of this user holds up no run
+            backend.store.ping()  # raises if it is the server itself that takes none
             log.warning("the whole value of a param of %s was not stored as %s: %s", opening.key, path, error)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tracklayer import settings as settings_module
 from tracklayer.backend import open_backend
 from tracklayer.context import RunRef
-from tracklayer.exceptions import AccessDenied, StoreUnavailable
+from tracklayer.exceptions import Refused, StoreError
 from tracklayer.fence import fence
 from tracklayer.linking import ref_of
 from tracklayer.provisional import EXPECTED, id_tag, provisional_id
@@ -51,7 +51,9 @@ def find(tag: str, *, expected: bool = False, settings: Settings | None = None) 
         try:
             order = ["attributes.start_time DESC"]
             runs = backend.store.search_runs([], f"tags.`{tag}` != ''", order_by=order, limit=1)
-        except (StoreUnavailable, AccessDenied):
+        except Refused:
+            raise
+        except StoreError:  # away, or something before it that lets nobody through
             runs, expected = (), True
         if not runs and expected:
             return RunRef(run_id=provisional_id(tag), experiment_id=EXPECTED)

@@ -14,7 +14,7 @@ from tracklayer.context import Link, RunContext, RunRef, Status, Token, Upstream
 from tracklayer.current import ATTACH_VARIABLE, PARENT_VARIABLE, refresh_environment, subprocess_environment
 from tracklayer.datasets import dataset_of
 from tracklayer.description import compose
-from tracklayer.exceptions import StoreUnavailable
+from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import fence, log
 from tracklayer.identity import format_token, parse_token
 from tracklayer.journal.operations import Close, Consumed, End, LeftOpen, Linked
@@ -209,7 +209,7 @@ class StageRun(RunLog):
             uri = book.masked("uri", uri)
             try:
                 found = self._producer(recorder, uri, digest)
-            except StoreUnavailable as error:
+            except StoreError as error:  # no access, too, or a login page: delivery asks again
                 if self._strict:
                     raise
                 log.info("who produced %s is found out later: %s", uri, error)

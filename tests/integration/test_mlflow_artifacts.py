@@ -136,13 +136,15 @@ def test_a_server_that_goes_away_between_costs_no_minutes(line: Line, tmp_path: 
     assert line.paths(run_id) == ["four.txt", "one.txt", "three.txt", "two.txt"]
 
 
-@pytest.mark.parametrize("trouble", ["silence", "reset", "lost", "gateway", "credentials"])
+@pytest.mark.parametrize("trouble", ["silence", "reset", "lost", "gateway", "credentials", "login page"])
 def test_an_upload_that_goes_wrong_is_repeated_later(line: Line, tmp_path: Path, trouble: str) -> None:
     with line.stage() as stage:
         mlflow.log_text("one", "one.txt")
         match trouble:
             case "gateway":
                 line.proxy.answer(502, b"<html>Bad gateway</html>", path=ARTIFACTS)
+            case "login page":
+                line.proxy.answer(200, b"<!doctype html>Who are you?", path=ARTIFACTS)
             case "credentials":
                 line.proxy.answer(401, b"who are you?", path=ARTIFACTS)
             case _:

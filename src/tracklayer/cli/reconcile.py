@@ -19,7 +19,7 @@ from rich.text import Text
 from tracklayer.cli import terminal as terminals
 from tracklayer.cli.duration import seconds
 from tracklayer.cli.tracking import open_backend, read_settings
-from tracklayer.exceptions import StoreUnavailable
+from tracklayer.exceptions import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,7 +123,7 @@ def reconcile(
     while True:
         try:
             _round(terminal, scope, tracking_uri, form, apply=apply, watched=True)
-        except StoreUnavailable as error:
+        except StoreError as error:
             terminal.error(f"{error}; trying again in {pause:g} s")
         try:
             time.sleep(pause)

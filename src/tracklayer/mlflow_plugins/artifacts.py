@@ -184,6 +184,8 @@ class HttpArtifactCalls(ArtifactCalls):
                 extra_headers={"Content-Type": _guess_mime_type(file.name)},
             )
             augmented_raise_for_status(answer)
+            if self._by_server and answer.text.lstrip().startswith("<"):
+                raise ConnectionError(f"a web page answers in the place of the MLflow server at {self.tracking_uri}")
 
 
 def answers(recorder: Recorder) -> bool:

@@ -266,7 +266,7 @@ class RestStore:
                 f"{served}/{quote(path)}",
                 what=f"store the artifact {path}",
                 repeat=True,
-                read=bytes,
+                read=_reader(dict),
                 body=content,
                 content_type="application/octet-stream",
             )

@@ -37,13 +37,13 @@ def _turned(stage: Scene, clock: Path) -> Task:
 @pytest.mark.parametrize("away", [False, True], ids=["server there", "server away"])
 @pytest.mark.parametrize("start", [_patched, _turned], ids=["replaced in Python", "turned below Python"])
 def test_an_hour_forwards_and_two_back(
-    sqlite_victim: MlflowServer,
+    victim: MlflowServer,
     scene: Callable[..., Scene],
     proxy_before: Callable[[str], RecordingProxy],
     start: Callable[[Scene, Path], Task],
     away: bool,
 ) -> None:
-    proxy = proxy_before(sqlite_victim.uri)
+    proxy = proxy_before(victim.uri)
     stage = scene(proxy.uri)
     clock = stage.folder / "clock"
     task = start(stage, clock)
@@ -57,7 +57,7 @@ def test_an_hour_forwards_and_two_back(
         stage.ends_as_untracked(task)
     stage.deliver()
     # The runs' times are what the clock said: they are not compared.
-    assert stage.differences(sqlite_victim, times=False) == []
+    assert stage.differences(victim, times=False) == []
 
 
 def _step(task: Task, clock: Path) -> None:

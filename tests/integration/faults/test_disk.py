@@ -27,9 +27,9 @@ NO_FILE_GROWS = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({si
 
 @pytest.mark.parametrize("left", [0, 24_576], ids=["from the start", "in the middle"])
 def test_a_full_disk_while_the_server_is_there(
-    sqlite_victim: MlflowServer, scene: Callable[..., Scene], tmp_path: Path, left: int
+    victim: MlflowServer, scene: Callable[..., Scene], tmp_path: Path, left: int
 ) -> None:
-    stage = scene(sqlite_victim.uri)
+    stage = scene(victim.uri)
     with disk(tmp_path / "disk", 1_048_576) as small:
         stage.journal = small / "journal"
         stage.environ |= {"TRACKLAYER_JOURNAL": str(stage.journal), "TMPDIR": str(small)}
@@ -37,17 +37,17 @@ def test_a_full_disk_while_the_server_is_there(
         task = stage.start("a", rounds=8, temporary=False)
         ended = stage.ends_as_untracked(task)
         stage.deliver()
-        assert stage.differences(sqlite_victim) == []
+        assert stage.differences(victim) == []
     assert "journal" in ended.errors
 
 
 def test_a_disk_that_fills_while_the_server_is_away(
-    sqlite_victim: MlflowServer,
+    victim: MlflowServer,
     scene: Callable[..., Scene],
     tmp_path: Path,
     proxy_before: Callable[[str], RecordingProxy],
 ) -> None:
-    proxy = proxy_before(sqlite_victim.uri)
+    proxy = proxy_before(victim.uri)
     stage = scene(proxy.uri)
     with disk(tmp_path / "disk", 1_048_576) as small:
         stage.journal = small / "journal"
@@ -59,33 +59,33 @@ def test_a_disk_that_fills_while_the_server_is_away(
             task.go("train-0")
             task.at("evaluate-3")
         # It came back before the end: else what no disk took is lost with the process, as the page of promises says.
-        wait_for(lambda: len(audit.runs_of(sqlite_victim, stage.workflow)) > 10, 60, "delivery from memory")
+        wait_for(lambda: len(audit.runs_of(victim, stage.workflow)) > 10, 60, "delivery from memory")
         task.go("evaluate-3")
         stage.ends_as_untracked(task)
         stage.deliver()
-        assert stage.differences(sqlite_victim) == []
+        assert stage.differences(victim) == []
 
 
-def test_no_file_may_grow(sqlite_victim: MlflowServer, scene: Callable[..., Scene]) -> None:
-    stage = scene(sqlite_victim.uri)
+def test_no_file_may_grow(victim: MlflowServer, scene: Callable[..., Scene]) -> None:
+    stage = scene(victim.uri)
     # The ledger is a file of the process, too: it has grown to less than this when the code ends.
     task = stage.start("a", hold=NO_FILE_GROWS.format(size=20_000), stages=1, rounds=2, close=False)
     stage.ends_as_untracked(task)
     stage.deliver()
-    assert stage.differences(sqlite_victim, closed=False) == []
+    assert stage.differences(victim, closed=False) == []
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["server there", "server away"])
 @pytest.mark.parametrize("trouble", ["read-only", "below a file"])
 def test_no_journal_can_be_made_where_it_should_be(
-    sqlite_victim: MlflowServer,
+    victim: MlflowServer,
     scene: Callable[..., Scene],
     tmp_path: Path,
     proxy_before: Callable[[str], RecordingProxy],
     trouble: str,
     away: bool,
 ) -> None:
-    proxy = proxy_before(sqlite_victim.uri)
+    proxy = proxy_before(victim.uri)
     stage = scene(proxy.uri)
 
     def work() -> None:
@@ -95,7 +95,7 @@ def test_no_journal_can_be_made_where_it_should_be(
         else:
             stage.ends_as_untracked(stage.start("a"))
         stage.deliver()
-        assert stage.differences(sqlite_victim) == []
+        assert stage.differences(victim) == []
 
     if trouble == "read-only":
         with disk(tmp_path / "disk", 1_048_576, read_only=True) as small:
@@ -107,11 +107,11 @@ def test_no_journal_can_be_made_where_it_should_be(
         work()
 
 
-def test_the_journal_vanishes_in_the_middle(sqlite_victim: MlflowServer, scene: Callable[..., Scene]) -> None:
-    stage = scene(sqlite_victim.uri)
+def test_the_journal_vanishes_in_the_middle(victim: MlflowServer, scene: Callable[..., Scene]) -> None:
+    stage = scene(victim.uri)
     task = stage.start("a", rounds=3, pauses=("train-0",))
     task.at("train-0")
     shutil.rmtree(stage.journal)
     task.go("train-0")
     stage.ends_as_untracked(task)
-    assert stage.differences(sqlite_victim) == []
+    assert stage.differences(victim) == []

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def machines(sqlite_victim: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    with Machines(("east", "west"), sqlite_victim, tmp_path_factory.mktemp("machines")) as made:
+def machines(victim: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with Machines(("east", "west"), victim, tmp_path_factory.mktemp("machines")) as made:
         yield made
 
 
@@ -58,7 +58,7 @@ def outcome(places: dict[str, Scene], server: MlflowServer) -> list[str]:
 
 @pytest.mark.parametrize("way", ["pull", "swallow"])
 def test_one_is_cut_off_from_the_start(
-    machines: Machines, places: dict[str, Scene], sqlite_victim: MlflowServer, way: str
+    machines: Machines, places: dict[str, Scene], victim: MlflowServer, way: str
 ) -> None:
     cut: Callable[[str], None] = getattr(machines, way)
     cut("west")
@@ -67,11 +67,11 @@ def test_one_is_cut_off_from_the_start(
     places["east"].ends_as_untracked(east)
     places["west"].ends_as_untracked(west)
     machines.plug("west")
-    assert outcome(places, sqlite_victim) == []
+    assert outcome(places, victim) == []
 
 
 def test_one_is_cut_off_in_the_middle(
-    machines: Machines, places: dict[str, Scene], sqlite_victim: MlflowServer
+    machines: Machines, places: dict[str, Scene], victim: MlflowServer
 ) -> None:
     west = places["west"].start("west", close=False, pauses=("train-0",))
     west.at("train-0")
@@ -81,11 +81,11 @@ def test_one_is_cut_off_in_the_middle(
     places["east"].ends_as_untracked(east)
     places["west"].ends_as_untracked(west)
     machines.plug("west")
-    assert outcome(places, sqlite_victim) == []
+    assert outcome(places, victim) == []
 
 
 def test_both_are_cut_off_and_come_back_at_once(
-    machines: Machines, places: dict[str, Scene], sqlite_victim: MlflowServer
+    machines: Machines, places: dict[str, Scene], victim: MlflowServer
 ) -> None:
     tasks: list[tuple[Scene, Task]] = []
     for name, scene in places.items():
@@ -95,4 +95,4 @@ def test_both_are_cut_off_and_come_back_at_once(
         scene.ends_as_untracked(task)
     for name in places:
         machines.plug(name)
-    assert outcome(places, sqlite_victim) == []
+    assert outcome(places, victim) == []
