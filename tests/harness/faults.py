@@ -159,7 +159,13 @@ class GuardedServer(MlflowServer):
 
     ADMIN = ("admin", "adm1n-password")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str | None = None) -> None:
+        """Write its configuration.
+
+        Args:
+            folder: for its files.
+            database: where runs are; None for a SQLite file there. Users are in a SQLite file in any case.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         settings = folder / "auth.ini"
         settings.write_text(
@@ -173,7 +179,7 @@ class GuardedServer(MlflowServer):
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.ADMIN[1],
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for this test",
         }
-        backend = f"sqlite:///{folder / 'mlflow.db'}"
+        backend = database or f"sqlite:///{folder / 'mlflow.db'}"
         super().__init__(backend, folder, arguments=("--app-name", "basic-auth"), environ=environ)
         self.admin = "Basic " + base64.b64encode(":".join(self.ADMIN).encode()).decode()
 

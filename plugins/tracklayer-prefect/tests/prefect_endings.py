@@ -33,12 +33,12 @@ class Ending:
 
     Attributes:
         make: makes the flow, given what is done to flows and to tasks.
-        parent: the status of the flow run's run.
+        parent: the status of the flow run's run; None if the flow never begins, and so has none.
         stages: the statuses of the stage runs.
     """
 
     make: Callable[[Mark, Mark], Any]
-    parent: str
+    parent: str | None
     stages: tuple[str, ...] = ()
 
 
@@ -268,6 +268,7 @@ ENDINGS = {
     "exits": Ending(exits, "FAILED", ("FAILED",)),
     "is interrupted": Ending(is_interrupted, "KILLED"),
     "generates": Ending(generates, "FAILED", ("FAILED",)),
+    "has wrong parameters": Ending(has_wrong_parameters, None),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from harness.process import wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from harness.backends import Backend
     from harness.scene import Scene
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,10 +22,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 USER = "worker"
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    server = GuardedServer(tmp_path_factory.mktemp("guarded"))
-    with server:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    folder = tmp_path_factory.mktemp("guarded")
+    with ExitStack() as stack:
+        database = None
+        if request.param == "postgresql":
+            backend: Backend = request.getfixturevalue("postgresql")
+            database = stack.enter_context(backend.database())
+        server = stack.enter_context(GuardedServer(folder, database))
         server.create_user(USER, "first-password")
         yield server
 

@@ -70,9 +70,7 @@ def test_one_is_cut_off_from_the_start(
     assert outcome(places, victim) == []
 
 
-def test_one_is_cut_off_in_the_middle(
-    machines: Machines, places: dict[str, Scene], victim: MlflowServer
-) -> None:
+def test_one_is_cut_off_in_the_middle(machines: Machines, places: dict[str, Scene], victim: MlflowServer) -> None:
     west = places["west"].start("west", close=False, pauses=("train-0",))
     west.at("train-0")
     machines.swallow("west")
