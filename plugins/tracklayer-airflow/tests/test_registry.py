@@ -164,7 +164,6 @@ def test_what_cannot_be_done_fails_and_says_why(told: dict[str, Any]) -> None:
         "one_of_two": "success",
         "of_nobody": "failed",
         "untracked_run": "success",
-        "untracked_run__1": "success",
         "killed": "failed",
         "killed_as_expected": "success",
         "unknown": "failed",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow.exceptions import AirflowFailException
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 
 from tracklayer_airflow.hooks import MlflowHook
 from tracklayer_airflow.registry import version_of
+
+try:
+    from airflow.sdk.exceptions import AirflowFailException
+except ImportError:  # Airflow 3.1
+    from airflow.exceptions import AirflowFailException  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

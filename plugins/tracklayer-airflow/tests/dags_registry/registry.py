@@ -68,7 +68,8 @@ with DAG("registry_troubles", schedule=None):
     one_of_two = RegisterModelOperator(task_id="one_of_two", name="which", from_task="two", model="doubler-1")
     one_of_two.set_upstream(two)
     RegisterModelOperator(task_id="of_nobody", name="which")
-    MlflowRunSensor(task_id="killed", run_id=untracked_run("KILLED"), retries=2, **QUICK)
-    MlflowRunSensor(task_id="killed_as_expected", run_id=untracked_run("KILLED"), expected=["KILLED"], **QUICK)
+    ended_so: Any = untracked_run("KILLED")  # a result to come
+    MlflowRunSensor(task_id="killed", run_id=ended_so, retries=2, **QUICK)
+    MlflowRunSensor(task_id="killed_as_expected", run_id=ended_so, expected=["KILLED"], **QUICK)
     MlflowRunSensor(task_id="unknown", run_id="0" * 32, **QUICK)
     ModelAliasSensor(task_id="never", name="nothing", alias="champion", **{**QUICK, "timeout": 2})
