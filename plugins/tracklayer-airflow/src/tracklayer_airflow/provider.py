@@ -63,6 +63,22 @@ def get_provider_info() -> dict[str, object]:
                 "tags": ["software"],
             }
         ],
+        "config": {
+            "tracklayer": {
+                "description": "Tracking of DAG runs in MLflow. All else is in tracklayer's own settings: variables that "
+                "begin with TRACKLAYER_, or tracklayer.toml.",
+                "options": {
+                    "enabled": {
+                        "description": "Switch tracking off without taking the provider away: tasks run as their "
+                        "untracked counterparts, there is no listener, and nothing of tracklayer is imported.",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    }
+                },
+            }
+        },
         "task-decorators": [{"name": "tracked", "class-name": "tracklayer_airflow.decorators.tracked_task"}],
         "extra-links": ["tracklayer_airflow.links.MLflowRunLink"],
     }
