@@ -12,6 +12,7 @@ from tracklayer.identity import parse_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from harness.airflow import AirflowHome
     from harness.mlflow import MlflowServer
@@ -58,6 +59,17 @@ def test_tracking_changes_no_ending(plain: Story, tracked: Story) -> None:
     assert tracked.told["tasks"] == plain.told["tasks"]
     assert tracked.told["state"] == plain.told["state"] == "failed"
     assert without_tracking(tracked.told["xcoms"]) == plain.told["xcoms"]
+
+
+def test_neither_does_tracking_that_is_switched_off(plain: Story, airflow_home: AirflowHome, tmp_path: Path) -> None:
+    refusing = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "TRACKLAYER_JOURNAL": str(tmp_path / "j")}
+    environ = {**refusing, "AIRFLOW__TRACKLAYER__ENABLED": "False"}
+    told = airflow_home.test("tracked_endings", environ=environ)["tracked_endings"]
+    assert told["tasks"] == plain.told["tasks"]
+    assert without_tracking(told["xcoms"]) == plain.told["xcoms"]
+    assert not [key for key in told["xcoms"] if key.endswith(".tracklayer")], "there is no run that a token could name"
+    assert "tracking" not in airflow_home.log
+    assert not (tmp_path / "j").exists()
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,19 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
         ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "[]", ""),
         ({"TRACKLAYER_ENABLED": "false"}, "[]", ""),
         ({"MLFLOW_TRACKING_URI": ""}, "[]", ""),
+        ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "[]", ""),
+        ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "[]", "DAG runs are not listened to"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "[]", "DAG runs are not listened to"),
     ],
-    ids=["tracked", "switched off", "disabled", "no tracking URI", "wrong setting"],
+    ids=[
+        "tracked",
+        "switched off",
+        "disabled",
+        "no tracking URI",
+        "switched off in Airflow",
+        "wrong switch",
+        "wrong setting",
+    ],
 )
 def test_the_listener_is_there_where_it_is_wanted(
     airflow_home: AirflowHome, environ: dict[str, str], listeners: str, message: str
@@ -71,6 +81,16 @@ def test_the_listener_is_there_where_it_is_wanted(
     output = run(airflow_home, LISTENERS, environ=environ)
     assert listeners in output
     assert message in output
+
+
+def test_the_switch_is_in_airflows_configuration(airflow_home: AirflowHome) -> None:
+    code = """
+from airflow.providers_manager import ProvidersManager
+ProvidersManager().initialize_providers_configuration()
+from airflow.configuration import conf
+print(conf.get("tracklayer", "enabled"))
+"""
+    assert "True" in run(airflow_home, code, environ={})
 
 
 def test_dags_that_end_from_a_trigger_load_without_the_listener(airflow_home: AirflowHome) -> None:

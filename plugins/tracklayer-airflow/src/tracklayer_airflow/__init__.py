@@ -21,14 +21,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tracklayer_airflow.hooks import MlflowHook
     from tracklayer_airflow.macros import run_id, token
     from tracklayer_airflow.operators import Tracked, TrackedPythonOperator
+    from tracklayer_airflow.registry import RegisterModelOperator, SetModelAliasOperator
+    from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
 
 __version__ = "0.1.0"
 
-__all__ = ["Tracked", "TrackedPythonOperator", "__version__", "run_id", "token"]
+__all__ = [
+    "MlflowHook",
+    "MlflowRunSensor",
+    "ModelAliasSensor",
+    "RegisterModelOperator",
+    "SetModelAliasOperator",
+    "Tracked",
+    "TrackedPythonOperator",
+    "__version__",
+    "run_id",
+    "token",
+]
 
-_HOME = {"Tracked": "operators", "TrackedPythonOperator": "operators", "run_id": "macros", "token": "macros"}
+_HOME = {
+    "MlflowHook": "hooks",
+    "MlflowRunSensor": "sensors",
+    "ModelAliasSensor": "sensors",
+    "RegisterModelOperator": "registry",
+    "SetModelAliasOperator": "registry",
+    "Tracked": "operators",
+    "TrackedPythonOperator": "operators",
+    "run_id": "macros",
+    "token": "macros",
+}
 
 
 def __getattr__(name: str) -> object:

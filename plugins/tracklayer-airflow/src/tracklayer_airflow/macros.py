@@ -56,6 +56,10 @@ def run_id(ti: Any = None, task_id: str | None = None) -> str:
 
 def _found(ti: Any, task_id: str | None) -> Token | None:
     try:
+        from tracklayer_airflow.switch import is_on
+
+        if not is_on():
+            return None
         from tracklayer_airflow import upstream
 
         task = _task(ti)

@@ -66,12 +66,17 @@ class Tracked(BaseOperator):
         return self._tracked(context, lambda: super(Tracked, self).resume_execution(next_method, next_kwargs, context))
 
     def _tracked(self, context: Context, work: Callable[[], Any]) -> Any:
+        run: Callable[[Tracked, Context, Callable[[], Any]], Any] | None = None
         try:
-            from tracklayer_airflow.execution import run_tracked
+            from tracklayer_airflow.switch import is_on
+
+            if is_on():
+                from tracklayer_airflow.execution import run_tracked
+
+                run = run_tracked
         except Exception:  # a broken installation of tracklayer is no reason for the task to fail
             log.warning("tracking: the task runs untracked", exc_info=True)
-            return work()
-        return run_tracked(self, context, work)
+        return work() if run is None else run(self, context, work)
 
 
 class TrackedPythonOperator(Tracked, PythonOperator):

@@ -29,6 +29,10 @@ class TracklayerPlugin(AirflowPlugin):
 
 def _listeners() -> list[object]:
     # Every task's process asks: nothing is imported here that only a tracked one needs.
+    from tracklayer_airflow.switch import is_on
+
+    if not is_on():
+        return []
     from tracklayer import settings as settings_module
     from tracklayer_airflow.settings import airflow_settings
 

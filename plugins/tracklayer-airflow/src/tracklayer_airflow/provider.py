@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def get_provider_info() -> dict[str, object]:
-    """The provider's name and what it brings: the decorator ``@task.tracked``, the operators, the link to the run.
+    """The provider's name and what it brings: decorator, operators, sensors, hook and connection, the link to the run.
 
     The plugin (macros and listener) has an entry point of its own, because Airflow leaves plugins that are named
     here unloaded unless it is told otherwise (``[core] lazy_load_plugins``).
@@ -14,7 +14,48 @@ def get_provider_info() -> dict[str, object]:
         "name": "tracklayer",
         "description": "Shows every tracked DAG run in MLflow: one parent run, one run for each task try, and the "
         "links between them.",
-        "operators": [{"integration-name": "MLflow", "python-modules": ["tracklayer_airflow.operators"]}],
+        "operators": [
+            {
+                "integration-name": "MLflow",
+                "python-modules": ["tracklayer_airflow.operators", "tracklayer_airflow.registry"],
+            }
+        ],
+        "sensors": [{"integration-name": "MLflow", "python-modules": ["tracklayer_airflow.sensors"]}],
+        "hooks": [{"integration-name": "MLflow", "python-modules": ["tracklayer_airflow.hooks"]}],
+        "connection-types": [
+            {
+                "connection-type": "mlflow",
+                "hook-class-name": "tracklayer_airflow.hooks.MlflowHook",
+                "hook-name": "MLflow",
+                "conn-fields": {
+                    "token": {
+                        "label": "Token",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                        "description": "In place of user and password",
+                    },
+                    "workspace": {"label": "Workspace", "schema": {"type": ["string", "null"]}},
+                    "ca_file": {
+                        "label": "Certificate authorities",
+                        "schema": {"type": ["string", "null"]},
+                        "description": "File or folder on the workers; empty: those of the system",
+                    },
+                    "client_cert": {
+                        "label": "Client certificate",
+                        "schema": {"type": ["string", "null"]},
+                        "description": "PEM file on the workers, with certificate and key",
+                    },
+                    "insecure_tls": {
+                        "label": "Do not check certificates",
+                        "schema": {"type": ["boolean", "null"], "default": False},
+                    },
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": [],
+                    "relabeling": {"host": "Tracking URI", "login": "User", "password": "Password or token"},
+                    "placeholders": {"host": "https://mlflow.example.com"},
+                },
+            }
+        ],
         "integrations": [
             {
                 "integration-name": "MLflow",
@@ -22,6 +63,22 @@ def get_provider_info() -> dict[str, object]:
                 "tags": ["software"],
             }
         ],
+        "config": {
+            "tracklayer": {
+                "description": "Tracking of DAG runs in MLflow. All else is in tracklayer's own settings: variables that "
+                "begin with TRACKLAYER_, or tracklayer.toml.",
+                "options": {
+                    "enabled": {
+                        "description": "Switch tracking off without taking the provider away: tasks run as their "
+                        "untracked counterparts, there is no listener, and nothing of tracklayer is imported.",
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "True",
+                    }
+                },
+            }
+        },
         "task-decorators": [{"name": "tracked", "class-name": "tracklayer_airflow.decorators.tracked_task"}],
         "extra-links": ["tracklayer_airflow.links.MLflowRunLink"],
     }

@@ -1,0 +1,172 @@
+"""Operators, sensors, hook and connection of MLflow: on a real server, with and without credentials."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from mlflow import MlflowClient
+
+from harness.airflow import AirflowHome
+from harness.faults import GuardedServer
+from harness.process import free_port
+from tracklayer.exceptions import SettingsError
+from tracklayer_airflow.connection import VARIABLES, variables
+from tracklayer_airflow.hooks import MlflowHook
+from tracklayer_airflow.sensors import ModelAliasSensor
+
+if TYPE_CHECKING:
+    from harness.mlflow import MlflowServer
+
+
+@dataclass
+class Connection:
+    conn_id: str = "mlflow_default"
+    host: str | None = "https://mlflow.example.com"
+    schema: str | None = None
+    port: int | None = None
+    login: str | None = None
+    password: str | None = None
+    extra_dejson: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("connection", "expected"),
+    [
+        (Connection(), {}),
+        (Connection(host=" http://mlflow:5000/below "), {"MLFLOW_TRACKING_URI": "http://mlflow:5000/below"}),
+        (Connection(host="mlflow", port=5000, schema="HTTP"), {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}),
+        (Connection(host="mlflow"), {"MLFLOW_TRACKING_URI": "https://mlflow"}),
+        (Connection(host="sqlite:////data/mlflow.db"), {"MLFLOW_TRACKING_URI": "sqlite:////data/mlflow.db"}),
+        (
+            Connection(login="ann", password="s3cret"),
+            {"MLFLOW_TRACKING_USERNAME": "ann", "MLFLOW_TRACKING_PASSWORD": "s3cret"},
+        ),
+        (Connection(password="t0ken"), {"MLFLOW_TRACKING_TOKEN": "t0ken"}),
+        (
+            Connection(extra_dejson={"token": "t0ken", "insecure_tls": True, "ca_file": None, "workspace": "team"}),
+            {
+                "MLFLOW_TRACKING_TOKEN": "t0ken",
+                "MLFLOW_TRACKING_INSECURE_TLS": "true",
+                "MLFLOW_WORKSPACE": "team",
+            },
+        ),
+        (
+            Connection(extra_dejson={"insecure_tls": False, "ca_file": "/ca.pem", "client_cert": "/me.pem"}),
+            {"MLFLOW_TRACKING_SERVER_CERT_PATH": "/ca.pem", "MLFLOW_TRACKING_CLIENT_CERT_PATH": "/me.pem"},
+        ),
+    ],
+)
+def test_a_connection_is_mlflows_variables(connection: Connection, expected: dict[str, str]) -> None:
+    assert variables(connection) == {"MLFLOW_TRACKING_URI": "https://mlflow.example.com", **expected}
+    assert set(variables(connection)) <= set(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        (Connection(host=None), "it has no host"),
+        (Connection(host="mlflow", schema="ftp"), "its schema is 'ftp'"),
+        (Connection(host="https://ann:s3cret@mlflow"), "its host holds credentials"),
+        (Connection(host="http://[mlflow"), "its host is no URI"),
+        (Connection(extra_dejson={"tokn": "x"}), "extra has tokn; known are token"),
+        (Connection(login="ann", extra_dejson={"token": "x"}), "it has a login and a token"),
+    ],
+)
+def test_a_wrong_connection_is_named(connection: Connection, message: str) -> None:
+    with pytest.raises(SettingsError, match="the connection 'mlflow_default' cannot be used for MLflow") as failure:
+        variables(connection)
+    assert message in str(failure.value)
+    assert "s3cret" not in str(failure.value)
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **fields: Any) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", **fields}))
+
+
+def test_the_hook_speaks_with_the_connections_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody-else")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD", raising=False)
+    before = dict(os.environ)
+    with GuardedServer(tmp_path / "guarded") as server:
+        login, password = server.ADMIN
+        connect(monkeypatch, host=server.uri, login=login, password=password)
+        hook = MlflowHook()
+        assert hook.test_connection()[0] is True
+        with hook.client() as client:
+            assert client.get_experiment("0").name == "Default"
+        connect(monkeypatch, host=server.uri, login=login, password="wrong")
+        fine, told = hook.test_connection()
+        assert not fine
+        assert "wrong" not in told.replace("wrong password", "")
+        connect(monkeypatch, host=f"http://127.0.0.1:{free_port()}")
+        assert hook.test_connection()[0] is False
+        connect(monkeypatch, host="")
+        assert "it has no host" in hook.test_connection()[1]
+    monkeypatch.delenv("AIRFLOW_CONN_MLFLOW_DEFAULT")
+    assert dict(os.environ) == before
+
+
+def test_without_a_connection_it_is_mlflows_own_variables(
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    assert MlflowHook(None).variables() == {}
+    with MlflowHook(None).client(retries=0, timeout=5) as client:
+        assert client.get_experiment("0").name == "Default"
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "5"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+def test_a_rescheduled_sensor_must_be_told_since_when() -> None:
+    with pytest.raises(ValueError, match="moved: in the mode 'reschedule' the sensor has to be told"):
+        ModelAliasSensor(task_id="moved", name="flights", alias="champion", mode="reschedule")
+
+
+@pytest.fixture(scope="module")
+def told(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = AirflowHome(tmp_path_factory.mktemp("airflow-registry"), Path(__file__).parent / "dags_registry")
+    connection = json.dumps({"conn_type": "mlflow", "host": mlflow_server.uri})
+    return home.test(
+        "registry",
+        "registry_troubles",
+        environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection},
+    )
+
+
+def test_a_model_goes_through_the_registry(told: dict[str, Any], mlflow_server: MlflowServer) -> None:
+    assert told["registry"]["state"] == "success", told["registry"]["tasks"]
+    xcoms = told["registry"]["xcoms"]
+    version = xcoms["register.return_value"]
+    assert xcoms["again.return_value"] == version
+    assert xcoms.get("promote.return_value") is None
+    assert xcoms["moved.return_value"] == version
+    assert xcoms["ended.return_value"] == "FINISHED"
+    client = MlflowClient(mlflow_server.uri)
+    found = client.get_model_version_by_alias("doubler", "champion")
+    assert (found.version, found.tags["checked"]) == (version, "yes")
+    assert sorted(found.aliases) == ["challenger", "champion"]
+    run = client.get_run(found.run_id or "")
+    assert run.data.tags["tracklayer.stage"] == "training"
+    assert len(client.search_model_versions("name='doubler'")) == 1
+
+
+def test_what_cannot_be_done_fails_and_says_why(told: dict[str, Any]) -> None:
+    tasks = told["registry_troubles"]["tasks"]
+    states = {name: state for name, (state, _) in tasks.items()}
+    assert states == {
+        "two": "success",
+        "which_of_two": "failed",
+        "one_of_two": "success",
+        "of_nobody": "failed",
+        "untracked_run": "success",
+        "killed": "failed",
+        "killed_as_expected": "success",
+        "unknown": "failed",
+        "never": "failed",
+    }
+    assert tasks["killed"][1] == 1, "an end is an end: no retries"
