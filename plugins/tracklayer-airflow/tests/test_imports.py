@@ -54,7 +54,9 @@ def test_the_package_is_nothing_but_the_standard_library(tmp_path: Path) -> None
     assert strangers == {"tracklayer_airflow"}
 
 
-@pytest.mark.parametrize("module", ["provider", "hookimpls", "listener", "closer", "workflow", "macros"])
+@pytest.mark.parametrize(
+    "module", ["provider", "hookimpls", "listener", "closer", "workflow", "macros", "connection", "switch"]
+)
 def test_modules_that_every_process_loads_are_light(tmp_path: Path, module: str) -> None:
     strangers = brought_in(tmp_path, module=f"tracklayer_airflow.{module}") - set(sys.stdlib_module_names)
     assert strangers <= {"tracklayer_airflow", "tracklayer", "pluggy"}
@@ -65,6 +67,12 @@ def test_the_decorator_adds_nothing_to_airflow(tmp_path: Path) -> None:
     added = brought_in(tmp_path, before=airflow, module="tracklayer_airflow.decorators")
     added |= brought_in(tmp_path, before=airflow, module="tracklayer_airflow.plugin")
     assert added - set(sys.stdlib_module_names) <= {"tracklayer_airflow", "airflow"}
+
+
+def test_operators_of_the_registry_bring_in_nothing_heavy(tmp_path: Path) -> None:
+    for module in ("registry", "sensors"):
+        brought = brought_in(tmp_path, before="airflow.sdk", module=f"tracklayer_airflow.{module}")
+        assert brought - set(sys.stdlib_module_names) <= {"tracklayer_airflow", "airflow"}
 
 
 @pytest.mark.parametrize("name", ["flights", "flights_prepare"])
