@@ -121,14 +121,16 @@ def test_a_server_that_goes_away_under_way(recorder: Recorder, proxy: RecordingP
 
 
 def test_what_the_server_refuses_of_it_is_kept_and_the_rest_arrives(
-    recorder: Recorder, proxy: RecordingProxy, run: str
+    recorder: Recorder, proxy: RecordingProxy, run: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     log_points(recorder, run, 2_500)
     recorder.append(Log(run, points=(Point("no//name", 1.0, 1_700_000_001_000, 0),)))
+    recorder.append(Log(run, points=(Point("loss", 1.0, 1_700_000_001_000, 2**63),)))  # the journal takes that
     for step in range(2_500, POINTS):
         recorder.append(Log(run, points=(Point("loss", step * 0.5, 1_700_000_001_000 + step, step),)))
     assert arrived(recorder, proxy, run) == EVERY
-    assert recorder.refused == 1
+    assert recorder.refused == 2
+    assert "the tracking server is away" not in caplog.text
 
 
 def test_a_run_that_is_deleted_under_way_holds_up_no_other(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:

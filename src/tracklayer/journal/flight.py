@@ -13,13 +13,12 @@ if TYPE_CHECKING:
     from tracklayer.store import Store
     from tracklayer.store.delivery import Refusal
 
-
 HEAD_START: Final = 0.005
 """Seconds for which nothing else is done: Python runs one thread at a time, and the request is to leave first."""
 
 
 class Flight:
-    """A full request of one parcel's metric points, sent in a thread of their own.
+    """A full request of one parcel's metric points, sent in a thread of its own.
 
     The parcel goes on to gather meanwhile, and stays responsible for all of it until the flight has landed. A process
     that ends does not wait for it.

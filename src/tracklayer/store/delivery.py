@@ -128,7 +128,10 @@ def prepared(store: Store, run_id: str, metrics: Sequence[Metric]) -> Callable[[
     batches = list(_batches(metrics, {}, {}))
     if prepare is None or len(batches) != 1:
         return partial(deliver, store, run_id, metrics=metrics)
-    send = prepare(run_id, metrics=metrics)
+    try:
+        send = prepare(run_id, metrics=metrics)
+    except Refused:  # one of them is no number: `deliver` finds out which
+        return partial(deliver, store, run_id, metrics=metrics)
 
     def deliver_prepared() -> list[Refusal]:
         try:
