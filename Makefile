@@ -136,9 +136,17 @@ BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
 # Running
 # --------------------------------------------------------------------------------------------------------------------
 
+FAULTS := tests/integration/faults
+
 .PHONY: test
 test: install ## All tests (ARGS="-k parent" for some; WORKERS=2 runs files side by side)
+ifneq ($(ARGS)$(WORKERS),)
 	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS)
+else
+# Those of faults wait for servers most of the time, and for each other never: two files at a time take half as long.
+	$(BIN)/pytest -n 2 --dist loadfile $(FAULTS)
+	$(BIN)/pytest --ignore $(FAULTS)
+endif
 
 FRAMEWORKS := .cache/frameworks
 # By pip, which may know a place on this machine where it has a build for it: elsewhere it is the registry's.
