@@ -229,8 +229,7 @@ def script_walls(environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
     for name in ways:
         yield figure(f"wall time of a tutorial's script, {name}", statistics.median(walls[name]), "ms")
         if name != tutorial.PLAIN:
-            budget = 0.25 if name == tutorial.OWN else None
-            yield figure("… to plain", _ratio(walls, name, tutorial.PLAIN), "×", budget)
+            yield figure("… to plain", _ratio(walls, name, tutorial.PLAIN), "×", 0.25)
         if name == tutorial.OTHER:
             yield figure("… without its stage, to plain", statistics.median(own), "×", 0.25)
         yield figure(f"memory, a tutorial's script, {name}", memory[name], "MB")

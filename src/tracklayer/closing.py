@@ -43,6 +43,7 @@ def close(
     parent: RunRef | None = None,
     error: str | None = None,
     ended_at: int | None = None,
+    everywhere: bool = False,
 ) -> None:
     """End the parent of a workflow run, safe to repeat.
 
@@ -59,6 +60,7 @@ def close(
             workflow run was tracked: then nothing is done.
         error: what it failed with, for the parent's tags.
         ended_at: when it ended, in milliseconds since the epoch; None is now.
+        everywhere: True if its stage runs may be in any experiment, whatever the settings say.
 
     Raises:
         StoreError: the back end cannot be reached; nothing is half done that a repetition does not do.
@@ -70,7 +72,7 @@ def close(
         log.debug("no stage of %s was tracked: there is no parent to end", key)
         return
     store = backend.store
-    members = members_of(settings, backend, found, key)
+    members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
     for run in members:
         # Its end may be delivered at this very moment, by whoever found its journal: so it is looked at once more.
@@ -119,7 +121,14 @@ def _find(context: RunContext, settings: Settings, backend: Backend, key: str) -
 
 
 def members_of(
-    settings: Settings, backend: Backend, parent: RunRef, key: str, *, running: bool = False, limit: int = MEMBERS
+    settings: Settings,
+    backend: Backend,
+    parent: RunRef,
+    key: str,
+    *,
+    running: bool = False,
+    everywhere: bool = False,
+    limit: int = MEMBERS,
 ) -> list[Run]:
     """The stage runs of a workflow run.
 
@@ -131,6 +140,7 @@ def members_of(
         parent: the workflow run's parent.
         key: the workflow run's key.
         running: only those that are running.
+        everywhere: search all experiments, whatever the settings say.
         limit: at most so many.
 
     Raises:
@@ -139,6 +149,6 @@ def members_of(
     own = {"stage", "task", "task_run", "index", "try"} & naming.fields_of(settings.experiment)
     plugins = registry.load(settings)
     hooked = bool(plugins.hook.tracklayer_experiment_name.get_hookimpls())
-    where = [] if own or hooked else [parent.experiment_id]
+    where = [] if everywhere or own or hooked else [parent.experiment_id]
     wanted = f"tags.`{member_tag(key)}` != ''" + (" and attributes.status = 'RUNNING'" if running else "")
     return list(backend.store.search_runs(where, wanted, limit=limit))

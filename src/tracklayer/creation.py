@@ -257,6 +257,8 @@ def _resumed(opening: Opening, backend: Backend, experiment_id: str, *, again: b
     runs = backend.store.search_runs(
         [experiment_id], f"tags.`{name}` != ''", order_by=["attributes.start_time DESC"], limit=1
     )
+    if not runs and context.task_run.resumed:  # where it was begun, code may have chosen another experiment
+        runs = backend.store.search_runs([], f"tags.`{name}` != ''", limit=1)
     return runs[0] if runs else None
 
 

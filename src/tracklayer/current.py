@@ -40,11 +40,13 @@ class _OpenStages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._runs: list[StageRun] = []
+        self.count = 0
         self._exported: dict[str, tuple[str, str | None]] = {}
 
     def add(self, run: StageRun) -> None:
         with self._lock:
             self._runs.append(run)
+            self.count += 1
             self._export()
 
     def remove(self, run: StageRun) -> None:
@@ -172,6 +174,25 @@ def entered(run: StageRun) -> Iterator[None]:
             _CURRENT.reset(token)
         except ValueError:  # a generator was closed in another context than it was started in
             _CURRENT.set(None)
+
+
+def enter(run: StageRun) -> None:
+    """Make `run` the current one of every thread of this process that is in no other stage, until `leave`.
+
+    For a stage that is opened in the middle of code that nobody wraps (see `tracklayer.observation`).
+    """
+    _open_stages().add(run)
+    _tell_mlflow()
+
+
+def leave(run: StageRun) -> None:
+    """Undo `enter`."""
+    _open_stages().remove(run)
+
+
+def stages_entered() -> int:
+    """How many stages have been entered in this process so far."""
+    return _open_stages().count
 
 
 def _tell_mlflow() -> None:

@@ -77,9 +77,9 @@ class Logbook:
     def metrics(self, recorder: Recorder, metrics: Mapping[str, float], step: int) -> None:
         """Write metric points of now down."""
         now, number = milliseconds(None), int(step)
-        points = tuple(Point(valid_key(str(key)), float(value), now, number) for key, value in metrics.items())
+        points = [Point(valid_key(str(key)), float(value), now, number) for key, value in metrics.items()]
         for begin in range(0, len(points), PAIRS):
-            recorder.append(Log(run=self._run, points=points[begin : begin + PAIRS]))
+            recorder.append(Log(self._run, tuple(points[begin : begin + PAIRS])))
 
     def tags(self, recorder: Recorder, tags: Mapping[str, object]) -> None:
         """Write tags down, masked."""

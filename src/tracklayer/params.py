@@ -11,6 +11,7 @@ import json
 import posixpath
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.values import ELEMENT_LIMIT, Budget, Plain, flat_list, items, members, plain, text, unreadable
@@ -113,6 +114,7 @@ def encode(params: Mapping[str, object], *, redact: Redaction) -> EncodedParams:
     return EncodedParams(params=encoded, artifacts=artifacts)
 
 
+@lru_cache(maxsize=256)  # a training logs the same few metrics a million times
 def valid_key(key: str) -> str:
     """A name that MLflow takes for params, metrics and tags: `key` itself, or one made from it and its digest.
 

@@ -54,6 +54,26 @@ def sweep_parents(store: Store, experiment_id: str, key: str) -> list[str]:
     return [run.run_id for run in candidates if run.run_id != winner.run_id]
 
 
+def settle_parents(store: Store, key: str) -> list[str]:
+    """Leave one parent of a workflow run, in whatever experiment: for one whose processes died while they made it.
+
+    Returns:
+        The ids of the candidates that were put into the trash.
+
+    Raises:
+        StoreError: the back end could not be asked.
+    """
+    found = store.search_runs([], f"tags.`{key_tag(key)}` = '1'", limit=100)
+    swept: list[str] = []
+    for experiment_id in {run.experiment_id for run in found}:
+        candidates = _candidates(store, experiment_id, key)
+        if len(candidates) > 1:
+            if _winner_among(candidates, key) is None:  # they died before any of them voted
+                _elect(store, candidates[0], key, 0)
+            swept += sweep_parents(store, experiment_id, key)
+    return swept
+
+
 def make_parent(
     store: Store, experiment_id: str, key: str, *, name: str, start_time: int, tags: Mapping[str, str], alone: bool
 ) -> tuple[Run, bool]:

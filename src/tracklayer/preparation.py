@@ -52,6 +52,7 @@ def prepare(
     run_name: str | None = None,
     params: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
+    experiment: str | None = None,
     outer: RunRef | None = None,
     with_parent: bool = True,
 ) -> Preparation:
@@ -64,6 +65,7 @@ def prepare(
         run_name: the user's own name for it; None: hooks and template decide.
         params: the user's own params, known from the start.
         tags: the user's own tags.
+        experiment: name of the stage run's experiment, taken literally; None: hooks and template decide.
         outer: the stage run within which this one is opened; it is then its parent.
         with_parent: False where the workflow-run parent is known to exist, so that nobody need be asked about it.
     """
@@ -85,7 +87,10 @@ def prepare(
     if not upstream and outer is None:
         upstream = [Upstream(run=token.run, kind="token") for token in context.tokens]
     home = _experiment(context.of_workflow_run(), settings, plugins)
-    experiment = None if outer else (_experiment(context, settings, plugins) if is_stage else home)
+    if outer is not None:
+        experiment = None
+    elif experiment is None:
+        experiment = _experiment(context, settings, plugins) if is_stage else home
     name = run_name or dispatch.run_name(plugins, context, strict=strict)
     named = naming.valid_run_name(name) if name else naming.run_name(context, settings, told)
     started = context.task_run.started_at if context.task_run else context.workflow_run.started_at

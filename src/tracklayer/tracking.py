@@ -120,6 +120,7 @@ def open_stage(
     run_name: str | None = None,
     params: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
+    experiment: str | None = None,
     settings: Settings | None = None,
 ) -> StageRun:
     """Open a stage run without making it current: the first of the parts of which `track` is made.
@@ -134,13 +135,14 @@ def open_stage(
         run_name: the run's name.
         params: params to log from the start.
         tags: tags to set from the start.
+        experiment: the experiment's name, taken literally and no template; None: hooks and the setting decide.
         settings: None loads them.
 
     Returns:
         The stage run, opened; without a run id where tracking is off.
     """
     resolved = _settings(settings, {}) if settings is None else settings
-    run = _stage_run(resolved, stage, context, run_name=run_name, params=params, tags=tags)
+    run = _stage_run(resolved, stage, context, run_name=run_name, params=params, tags=tags, experiment=experiment)
     run.open()
     return run
 
@@ -197,6 +199,8 @@ def close_workflow_run(
     *,
     parent: RunRef | None = None,
     error: str | None = None,
+    observed: bool = False,
+    perhaps: bool = False,
     settings: Settings | None = None,
 ) -> None:
     """End the parent of a workflow run with `status`; stage runs that are still RUNNING are ended KILLED.
@@ -208,6 +212,9 @@ def close_workflow_run(
         status: how the orchestrator says that it ended.
         parent: the parent if it is known, else it is found by key.
         error: what it failed with; becomes a tag of the parent.
+        observed: True if runs of observed tasks may be among those of the workflow run, see `tracklayer.observation`:
+            they may be in any experiment, and end a moment after their tasks.
+        perhaps: True if `parent` is only what it would be called, since nobody knows whether anything was tracked.
         settings: None loads them.
     """
     resolved = _settings(settings, {})
@@ -223,10 +230,28 @@ def close_workflow_run(
                     ended_at=milliseconds(None),
                     parent=parent,
                     error=message,
+                    observed=observed,
+                    perhaps=perhaps,
                 )
             )
             if not recorder.drain() and resolved.on_error == "raise":
                 raise StoreUnavailable(f"the end of the workflow run could not be sent to {backend.store.uri} yet")
+
+
+def deliver_left_behind(*, settings: Settings | None = None) -> None:
+    """Have delivered what other processes of this machine left behind; the runs of those that died are ended KILLED.
+
+    In the background, and only if the last look is half a minute ago. Processes that track something do it by
+    themselves; this is for one that lives long and seldom does.
+
+    Args:
+        settings: None loads them.
+    """
+    resolved = _settings(settings, {})
+    with fence("delivering what was left behind", resolved.on_error):
+        backend = open_backend(resolved)
+        if backend is not None:
+            recorder_of(backend, resolved).look_around()
 
 
 def _settings(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
@@ -251,6 +276,7 @@ def _stage_run(
     run_name: str | None,
     params: Mapping[str, object] | None,
     tags: Mapping[str, str] | None,
+    experiment: str | None,
 ) -> StageRun:
     """The stage run, not opened yet; an untracked one where anything stands against it."""
     nowhere = WorkflowRun(orchestrator=SCRIPT, workflow="untracked", run_id="untracked")
@@ -272,6 +298,7 @@ def _stage_run(
             run_name=run_name,
             params=params,
             tags=tags,
+            experiment=experiment,
             outer=outer.ref if outer is not None and outer.context.task_run is not None else None,
             with_parent=not _is_there(found.parent or backend.parent(workflow_run_key(found.workflow_run))),
         )

@@ -3,7 +3,8 @@
 A server that hangs (a locked database, a machine that is out of memory) may carry out a request long after whoever
 sent it has given up, has looked for the run in vain, and has had it made once more. MLflow's API has nothing that
 would make creating a run idempotent. So whoever asked twice looks once more when the run ends, and puts the twin,
-which nobody has ever heard of, into the trash; `tracklayer reconcile` finds those that appear even later.
+which nobody has ever heard of, into the trash. Whoever recovers the journal of a process that was killed does so for it,
+and `tracklayer reconcile` finds those that appear even later.
 """
 
 from __future__ import annotations

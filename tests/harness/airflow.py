@@ -23,20 +23,25 @@ START_SECONDS = 240.0
 """How long the components may take to start: on a busy machine without byte code they import for minutes."""
 
 
+LOCKED = 10
+"""So often a request is made that Airflow's database has no time for."""
+
+
 class AirflowHome:
-    """An Airflow home of its own, on SQLite, that sees one folder of DAGs.
+    """An Airflow home of its own that sees one folder of DAGs.
 
     Attributes:
         folder: the home.
         log: what the last `test` wrote.
     """
 
-    def __init__(self, folder: Path, dags: Path) -> None:
+    def __init__(self, folder: Path, dags: Path, *, database: str | None = None) -> None:
         """Make the home and its database.
 
         Args:
             folder: where it is to be; made if need be.
             dags: the folder of DAGs.
+            database: SQLAlchemy's URI of an empty database; None for SQLite in the folder.
         """
         self.folder = folder
         self.log = ""
@@ -59,6 +64,7 @@ class AirflowHome:
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "TRACKLAYER_JOURNAL": str(folder / "journal"),
             "TRACKLAYER_PATIENCE": "20",  # the machine is busy, the server is slow, and not away
+            **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database} if database else {}),
         }
         self._run([str(_program("airflow")), "db", "migrate"], {}, 300)
 
@@ -77,7 +83,8 @@ class AirflowHome:
         """Run DAGs one after the other by ``dag.test()``, all in one process.
 
         Args:
-            dags: DAG ids, each with a conf as JSON if need be: ``flights={"sample": 100}``.
+            dags: DAG ids, each with a conf as JSON if need be: ``flights={"sample": 100}``. ``*`` stands for all that
+                are not named, and ``-flights`` leaves one out.
             environ: see `environ`.
             not_run: a regular expression; tasks whose whole ids it matches succeed without being run.
             seconds: time limit for all of them.
@@ -112,20 +119,32 @@ class AirflowHome:
 
 
 class AirflowService:
-    """A running Airflow: api-server, scheduler with LocalExecutor, dag-processor, and a triggerer if asked for."""
+    """A running Airflow: api-server, scheduler, dag-processor, and a triggerer if asked for.
 
-    def __init__(self, home: AirflowHome, *, environ: Mapping[str, str] | None = None, triggerer: bool = False) -> None:
+    With LocalExecutor, or with Celery's workers if there are any.
+    """
+
+    def __init__(
+        self,
+        home: AirflowHome,
+        *,
+        environ: Mapping[str, str] | None = None,
+        triggerer: bool = False,
+        workers: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         """Describe it; entering it as a context manager starts it.
 
         Args:
             home: its home; nothing else may use it meanwhile.
             environ: more variables, see `AirflowHome.environ`.
             triggerer: start a triggerer too, for deferrable tasks.
+            workers: Celery's workers by name, with more variables for each; `environ` says where their broker is.
         """
         self.home = home
         self.uri = ""
         self._more = environ or {}
         self._components = ["api-server", "scheduler", "dag-processor", *(["triggerer"] if triggerer else [])]
+        self._workers = workers or {}
         self._programs: dict[str, Program] = {}
         self._token = ""
 
@@ -152,6 +171,14 @@ class AirflowService:
                     [str(_program("airflow")), name, *arguments.get(name, [])],
                     log=self.home.folder / f"{name}.log",
                     environ=environ,
+                    cwd=self.home.folder,
+                )
+            for name, more in self._workers.items():
+                options = ["--celery-hostname", name, "--concurrency", "4", "--without-mingle", "--without-gossip"]
+                self._programs[name] = Program(
+                    [str(_program("airflow")), "celery", "worker", "--skip-serve-logs", *options],
+                    log=self.home.folder / f"{name}.log",
+                    environ={**environ, **more, "AIRFLOW_HOME": str(self._home_of(name))},
                     cwd=self.home.folder,
                 )
             wait_for(self._answers, START_SECONDS, "answer of Airflow's API", self._programs["api-server"])
@@ -211,15 +238,41 @@ class AirflowService:
         links: dict[str, str | None] = self.call(path)["extra_links"]
         return links
 
-    def call(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Call Airflow's REST API: GET, or POST if there is a body."""
+    def call(self, path: str, body: Mapping[str, Any] | None = None, *, method: str | None = None) -> Any:
+        """Call Airflow's REST API.
+
+        Args:
+            path: of what is called.
+            body: sent as JSON; None for nothing.
+            method: of HTTP; None: POST if there is a body, else GET.
+
+        Returns:
+            The answer's JSON; None if it is empty.
+
+        Raises:
+            urllib.error.HTTPError: it was refused; its text is added to the message. (A database that is locked, as
+                SQLite's is now and then under a scheduler that is busy, is asked again.)
+        """
         request = urllib.request.Request(
             self.uri + path,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
+            method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        for _ in range(LOCKED):
+            try:
+                return _answer(request)
+            except urllib.error.HTTPError as error:
+                if error.code != 500 or "Database error" not in error.msg:
+                    raise
+                time.sleep(0.5)
+        return _answer(request)
+
+    def _home_of(self, worker: str) -> Path:
+        """A worker's own home, as on a machine of its own: in a common one there is one pid file for all workers."""
+        folder = self.home.folder / worker
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _answers(self) -> bool:
         try:
@@ -234,6 +287,17 @@ class AirflowService:
         except urllib.error.HTTPError:
             time.sleep(0.5)
             return False
+
+
+def _answer(request: urllib.request.Request) -> Any:
+    """The JSON that is answered; None for nothing. Raises HTTPError, with the answer's text in its message."""
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            content = answer.read()
+    except urllib.error.HTTPError as error:
+        error.msg = f"{error.msg}: {error.read()[:500].decode(errors='replace')}"
+        raise
+    return json.loads(content) if content else None
 
 
 def _program(name: str) -> Path:

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tracklayer.journal.operations import Header, Log, Point
+from tracklayer.journal.readable import WINDOW
 
 if TYPE_CHECKING:
     from tracklayer.journal.left import LeftJournal
@@ -25,13 +26,20 @@ def header() -> Header:
 
 def point(step: int, run: str = "a") -> Log:
     """One point of a metric, known by its step."""
-    return Log(run, (Point("loss", 1.0, NOON, step),))
+    return Log(run, (Point("loss", 1 / (step + 1), NOON + step, step),))
 
 
-def everything(journal: LiveJournal | LeftJournal, position: int = 0) -> list[Operation]:
+def appended(journal: LiveJournal, operation: Operation) -> int:
+    """Append an operation; returns the position behind it."""
+    journal.append(operation)
+    return journal.end
+
+
+def everything(journal: LiveJournal | LeftJournal, position: int = 0, limit: int = WINDOW) -> list[Operation]:
     """All that a reader gets who starts at `position`, without headers."""
     found: list[Operation] = []
-    while records := journal.read(position):
+    while records := journal.read(position, limit):
+        assert records[0].position >= position
         position = records[-1].next
         found += [record.operation for record in records if not isinstance(record.operation, Header)]
     assert position == journal.end

@@ -21,8 +21,8 @@ START_SECONDS = 180.0
 SETTINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else it is 15 processes and 3 GB
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "50",  # else 16 requests at once can deadlock for 30 s
-    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "50",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",  # kept when idle; a database serves 100 of us all at once
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "95",  # else 16 requests at once can deadlock for 30 s
 }
 
 

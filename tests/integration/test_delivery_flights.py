@@ -13,6 +13,8 @@ from harness.leaving import opening_of
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import End, Log, Point
+from tracklayer.journal.parcel import FULL, Parcel
+from tracklayer.journal.record import Record
 from tracklayer.journal.recorder import Recorder
 from tracklayer.settings import Settings
 
@@ -179,3 +181,44 @@ def test_a_run_with_which_the_server_always_fails_is_passed_over_and_comes_later
     assert run in recorder.held
     failing.clear()
     assert arrived(recorder, proxy, run) == EVERY
+
+
+# Where a parcel's points stand in the journal: whoever comes after a kill has to find what was not sent.
+
+
+def record(position: int, count: int = 1) -> Record:
+    """A record of so many points, of which the first has the step that says where it stands."""
+    points = (Point("loss", 0.5, 1_700_000_000_000, step) for step in range(position, position + count))
+    return Record(position, position + 1, 1_700_000_000_000, Log("run", tuple(points)))
+
+
+@pytest.fixture
+def parcel(recorder: Recorder, run: str) -> Parcel:
+    """Empty."""
+    return Parcel(recorder.resolve(run) or "", 0)
+
+
+def test_points_that_came_back_keep_the_position_of_those_behind_them(recorder: Recorder, parcel: Parcel) -> None:
+    """A request failed when half of the next one was gathered; then it arrives without them."""
+    records = [record(position) for position in range(FULL + 500)]
+    assert parcel.take_points("run", records, 0) == FULL
+    parcel.take_off()
+    assert parcel.take_points("run", records, FULL) == 500
+    parcel.came_back()
+    assert parcel.send(recorder.backend.store, whole=False) == []
+    assert parcel.size == 500
+    assert parcel.position <= FULL
+    assert parcel.send(recorder.backend.store, whole=True) == []
+    assert parcel.position == FULL + 499
+
+
+@pytest.mark.parametrize("flies", [False, True])
+def test_what_is_left_of_a_record_begins_with_it(recorder: Recorder, parcel: Parcel, *, flies: bool) -> None:
+    records = [*(record(position) for position in range(FULL - 10)), record(FULL - 10, 30), record(FULL + 20)]
+    assert parcel.take_points("run", records, 0) == FULL - 9
+    if flies:
+        parcel.take_off()
+        parcel.arrived()
+    else:
+        parcel.send(recorder.backend.store, whole=False)
+    assert (parcel.size, parcel.position) == (20, FULL - 10)

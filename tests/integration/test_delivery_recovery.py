@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.leaving import story
+from harness.leaving import BEGAN, opening_of, story
 from tracklayer.backend import open_backend
 from tracklayer.exceptions import StoreError
+from tracklayer.identity import key_tag, workflow_run_key
+from tracklayer.journal import recovery as recovery_module
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.recovery import Recovery, left_behind
+from tracklayer.parent import make_parent, settle_parents
 from tracklayer.provisional import id_tag
 from tracklayer.settings import Settings
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
-    from tracklayer.store import Run
+    from tracklayer.store import Run, Store
 
 
 @pytest.fixture
@@ -138,3 +141,46 @@ def test_an_answer_that_the_dead_process_never_saw_leaves_no_second_run(
         else:
             break
     check(backend, name)
+
+
+def test_a_parent_whose_request_arrives_after_it_was_made_again_is_swept(
+    settings: Settings, backend: Backend, proxy: RecordingProxy, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a server that is slow: the request of the process that was killed is carried out late."""
+    key = workflow_run_key(opening_of(name).context.workflow_run)
+    late: list[Run] = []
+    end = recovery_module._end
+
+    def end_after_a_late_request(store: Store, run_id: str, at: int) -> None:
+        if not late:
+            run = store.get_run(run_id)
+            tags = {key_tag(key): "1", "tracklayer.key": key}
+            late.append(store.create_run(run.experiment_id, name="r1", start_time=BEGAN, tags=tags))
+        end(store, run_id, at)
+
+    monkeypatch.setattr(recovery_module, "_end", end_after_a_late_request)
+    proxy.lost("runs/create", 1)
+    story(settings, name, "now")
+    recovered(settings, backend)
+    check(backend, name)
+    assert backend.store.get_run(late[0].run_id).deleted
+
+
+@pytest.mark.parametrize("voted", [False, True], ids=["nobody had voted", "one had voted"])
+def test_of_several_parents_one_is_left(backend: Backend, name: str, voted: bool) -> None:
+    experiment_id = backend.store.create_experiment(name, {})
+    key = f"test/{name}"
+    rivals = [
+        backend.store.create_run(experiment_id, name="r1", start_time=BEGAN + n, tags={key_tag(key): "1"})
+        for n in range(3)
+    ]
+    chosen = rivals[0]
+    if voted:
+        told = {"name": "r1", "start_time": BEGAN, "tags": {}}
+        chosen, _ = make_parent(backend.store, experiment_id, key, alone=False, **told)  # type: ignore[arg-type]
+        late = backend.store.create_run(experiment_id, name="r1", start_time=BEGAN, tags={key_tag(key): "1"})
+        assert settle_parents(backend.store, key) == [late.run_id]
+    else:
+        assert sorted(settle_parents(backend.store, key)) == sorted(run.run_id for run in rivals[1:])
+    assert settle_parents(backend.store, key) == []
+    assert [run.run_id for run in backend.store.search_runs([experiment_id])] == [chosen.run_id]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.journal import appended
 from tracklayer.cli import main
 from tracklayer.context import RunContext, RunRef, TaskRun, Upstream, WorkflowRun
 from tracklayer.journal.folder import JournalFolder
@@ -70,7 +71,7 @@ def left(folder: JournalFolder, number: int = 0) -> Path:
     """A journal of a process that died: two operations are delivered, two and a copy are not."""
     journal = begin(folder, number)
     journal.append(Log("run1", (Point("loss", 0.5, NOON, 3),), {"lr": "0.1"}, {"team": "risk"}))
-    position = journal.append(GivenOut("run1"))
+    position = appended(journal, GivenOut("run1"))
     journal.append(Artifact("run1", "plots/roc.png", journal.keep(b"png")))
     journal.append(Log("run2", params={"name": "\x1b[31mred\n[bold]two[/bold] lines"}))
     journal.progress.advance(position)

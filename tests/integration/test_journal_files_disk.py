@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from harness.journal import MIB, NOON, everything, header, point, steps
+from harness.journal import MIB, NOON, appended, everything, header, point, steps
 from harness.leaving import opening_of
 from harness.process import wait_for
 from tracklayer.backend import open_backend
@@ -197,13 +197,13 @@ class TestFullDisk:
             if what < 0.80:
                 big = {"p": "x" * dice.choice((10, 200, 3000))} if dice.random() < 0.2 else {}
                 operation: Operation = Log("a", (Point("loss", 1.0, NOON, step),), big)
-                expected[journal.append(operation)] = operation
+                expected[appended(journal, operation)] = operation
             elif what < 0.84:
                 content = dice.randbytes(dice.choice((0, 100, 20_000)))
                 name = journal.keep(content)
                 copies[name] = content
                 operation = Artifact("a", f"{step}.bin", name)
-                expected[journal.append(operation)] = operation
+                expected[appended(journal, operation)] = operation
             elif what < 0.90:
                 with contextlib.suppress(OSError):
                     ballast.write_bytes(bytes(dice.randrange(1, 260_000)))

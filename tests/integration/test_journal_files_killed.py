@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.journal import MIB, everything, header, point, steps
+from harness.journal import MIB, appended, everything, header, point, steps
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.inspection import inspect
 from tracklayer.journal.left import LeftJournal
@@ -80,7 +80,7 @@ class TestKilled:
 
     def test_a_journal_that_is_cut_off_anywhere_can_be_taken_and_read_up_to_there(self, tmp_path: Path) -> None:
         journal = LiveJournal(JournalFolder(tmp_path / "whole"), header(), limit=MIB)
-        ends = [journal.append(point(step)) for step in range(12)]
+        ends = [appended(journal, point(step)) for step in range(12)]
         path = journal.path
         assert path is not None
         journal.close(remove=False)
@@ -104,7 +104,7 @@ class TestKilled:
 
     def test_damage_in_the_middle_costs_what_is_damaged_and_nothing_else(self, tmp_path: Path) -> None:
         journal = LiveJournal(JournalFolder(tmp_path / "journals"), header(), limit=MIB)
-        ends = [journal.append(point(step)) for step in range(4000)]
+        ends = [appended(journal, point(step)) for step in range(4000)]
         path = journal.path
         assert path is not None
         journal.close(remove=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.journal import MIB, NOON, appended, everything, header, point
 from tracklayer.journal.failures import JournalClosed, JournalFull
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
@@ -25,24 +26,7 @@ if TYPE_CHECKING:
 
     from tracklayer.journal.operations import Operation
 
-NOON = 1_795_262_400_000
-HEADER = Header(1, "https://mlflow.example.com", "host", os.getpid(), NOON)
-MIB = 1024 * 1024
-
-
-def point(step: int, run: str = "a") -> Log:
-    return Log(run, (Point("loss", 1 / (step + 1), NOON + step, step),))
-
-
-def everything(journal: LiveJournal | LeftJournal, position: int = 0, limit: int = 262_144) -> list[Operation]:
-    """All that a reader gets who starts at `position`, without headers."""
-    found: list[Operation] = []
-    while records := journal.read(position, limit):
-        assert records[0].position >= position
-        position = records[-1].next
-        found += [record.operation for record in records if not isinstance(record.operation, Header)]
-    assert position == journal.end
-    return found
+HEADER = header()
 
 
 def fill(journal: LiveJournal, operation: Operation) -> tuple[int, str]:
@@ -74,7 +58,7 @@ def journal(request: pytest.FixtureRequest, folder: JournalFolder) -> Iterator[L
 
 class TestAppending:
     def test_what_was_appended_is_read_in_order(self, journal: LiveJournal) -> None:
-        ends = [journal.append(point(step)) for step in range(100)]
+        ends = [appended(journal, point(step)) for step in range(100)]
         records = [record for record in journal.read(0) if not isinstance(record.operation, Header)]
         assert [record.operation for record in records] == [point(step) for step in range(100)]
         assert [record.next for record in records] == ends
@@ -264,7 +248,7 @@ class TestBound:
             assert sum(path.stat().st_size for path in journal.path.glob("*.seg")) < 0.2 * MIB
 
     def test_what_is_left_can_be_read_after_the_parts_before_it_went(self, journal: LiveJournal) -> None:
-        ends = [journal.append(point(step)) for step in range(8000)]
+        ends = [appended(journal, point(step)) for step in range(8000)]
         journal.progress.advance(ends[4999])
         assert everything(journal, ends[4999]) == [point(step) for step in range(5000, 8000)]
         assert journal.read(0)[0].position > 0
@@ -296,8 +280,8 @@ class TestCopies:
 
     def test_it_goes_when_its_record_is_delivered_and_not_before(self, journal: LiveJournal) -> None:
         first, second = journal.keep(b"1"), journal.keep(b"2")
-        one = journal.append(Artifact("a", "1.txt", first))
-        two = journal.append(Artifact("a", "2.txt", second))
+        one = appended(journal, Artifact("a", "1.txt", first))
+        two = appended(journal, Artifact("a", "2.txt", second))
         journal.progress.advance(one)
         with pytest.raises(OSError):
             journal.file(first).read_bytes()
@@ -330,7 +314,7 @@ class TestEnd:
 
     def test_what_another_thread_adds_at_the_last_moment_is_left_and_not_removed(self, folder: JournalFolder) -> None:
         journal = LiveJournal(folder, HEADER, limit=MIB)
-        end = journal.append(GivenOut("a"))
+        end = appended(journal, GivenOut("a"))
         journal.progress.advance(end)
         journal.append(GivenOut("late"))
         journal.close(remove=True, end=end)
@@ -363,7 +347,7 @@ class TestEnd:
 
     def test_what_is_left_is_read_by_whoever_takes_it(self, folder: JournalFolder) -> None:
         journal = LiveJournal(folder, HEADER, limit=MIB)
-        ends = [journal.append(point(step)) for step in range(3000)]
+        ends = [appended(journal, point(step)) for step in range(3000)]
         copy = journal.keep(b"model")
         journal.append(Artifact("a", "model.bin", copy))
         journal.progress.advance(ends[999])

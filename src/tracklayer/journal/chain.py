@@ -65,8 +65,8 @@ class Chain:
         last = self.segments[-1]
         return isinstance(last, FileSegment) and last.gone
 
-    def write(self, frame: bytes, *, simply: bool = False) -> int:
-        """Add a frame; returns the position behind it. Where the disk does not take it, memory does."""
+    def write(self, frame: bytes, *, simply: bool = False) -> None:
+        """Add a frame. Where the disk does not take it, memory does."""
         segment = self.segments[-1]
         if self._filled >= self._size and not simply:
             segment = self._rotate(segment)
@@ -81,7 +81,6 @@ class Chain:
             elif self._durable and isinstance(segment, FileSegment):
                 self._sync(segment)
         self._filled += len(frame)
-        return self.segments[-1].end
 
     def fall_back(self, error: OSError, failed: Segment | None = None) -> None:
         """Go on in memory.

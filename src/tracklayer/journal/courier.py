@@ -13,6 +13,7 @@ from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
 from tracklayer.description import NOTE_TAG, recomposed
 from tracklayer.exceptions import Refused
+from tracklayer.forking import importing
 from tracklayer.identity import (
     PRODUCED_TAG,
     ROOT_TAG,
@@ -22,7 +23,7 @@ from tracklayer.identity import (
     upstream_tag,
     workflow_run_key,
 )
-from tracklayer.journal.identities import Held
+from tracklayer.journal.identities import Held, Later
 from tracklayer.journal.late_ends import LateEnds
 from tracklayer.journal.linkage import Linkage
 from tracklayer.journal.operations import (
@@ -73,6 +74,15 @@ TWICE: Final = "twice:"
 
 WAITED: Final = 7 * 24 * 3_600_000
 """Milliseconds after which the parent of a workflow run that has ended is not waited for any longer."""
+
+PROMPT: Final = 30_000
+"""Milliseconds within which an end is delivered where nothing is the matter: then what was tracked is there, too."""
+
+PERHAPS_WAITED: Final = 24 * 3_600_000
+"""Milliseconds after which a parent is not waited for any longer of which nobody knows whether it will ever come."""
+
+GRACE: Final = 10_000
+"""Milliseconds for which the end of a workflow run waits for observed tasks that have just ended to end their runs."""
 
 
 class Source(Protocol):
@@ -329,20 +339,25 @@ class Courier:
 
         A parent that was given out, and is not there, is waited for: its tasks' journals may be on other machines.
         """
-        from tracklayer.closing import close
+        with importing():
+            from tracklayer.closing import close, members_of
+            from tracklayer.completion import close_if_last
 
         parent = self._ids.resolved_ref(operation.parent) if operation.parent else None
         local = provisional_id(workflow_run_key(operation.context.workflow_run))
         if parent is not None and self._journal.progress.tried(TWICE + local):
             trash_twins(self._backend.store, parent.run_id)
+        waited = milliseconds(None) - (operation.ended_at or at)
+        if operation.perhaps and parent is None:
+            if PROMPT < waited < PERHAPS_WAITED:  # the server was away: so it may have been for the tasks
+                raise Later(f"nobody has delivered the parent of {local} yet, if there is one")
+            return
         if operation.parent is not None and parent is None:
             if milliseconds(None) - at > WAITED:
                 log.info("nobody has delivered the parent of %s: its end is left out", operation.parent.key)
                 return
             raise Held(operation.parent.run_id)
         if operation.if_last and parent is not None:
-            from tracklayer.completion import close_if_last
-
             close_if_last(
                 operation.context,
                 operation.status,
@@ -353,6 +368,10 @@ class Courier:
                 ended_at=operation.ended_at or at,
             )
             return
+        if operation.observed and parent is not None and waited < GRACE:
+            key = workflow_run_key(operation.context.workflow_run)
+            if members_of(self._settings, self._backend, parent, key, running=True, everywhere=True, limit=1):
+                raise Later(f"tasks of {local} may still be ending their runs")
         close(
             operation.context,
             operation.status,
@@ -361,6 +380,7 @@ class Courier:
             parent=parent,
             error=operation.error,
             ended_at=operation.ended_at or at,
+            everywhere=operation.observed,
         )
 
     # Artifacts and models

@@ -18,7 +18,7 @@ from tracklayer.journal.courier import Abandoned, Courier
 from tracklayer.journal.dead_letters import DeadLetters, letters
 from tracklayer.journal.flight import Flight
 from tracklayer.journal.holding import Holds
-from tracklayer.journal.identities import Held, Identities
+from tracklayer.journal.identities import Held, Identities, Later
 from tracklayer.journal.lanes import FILES, MODEL, lane_of, owner_of
 from tracklayer.journal.operations import (
     Begin,
@@ -39,7 +39,7 @@ from tracklayer.journal.operations import (
 from tracklayer.journal.parcel import Parcel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Named, NamedModel, Operation
@@ -144,6 +144,7 @@ class Delivery:
         self._retrying: tuple[set[str], int] | None = None
         self._full: set[str] = set()
         self._flight: Flight | None = None
+        self._last_flight = 0.0  # seconds that it took
         self._answers = False
         self._gathered = 0
         self.requests = 0
@@ -200,9 +201,14 @@ class Delivery:
 
     def _step(self, *, whole: bool) -> bool:
         if self._position < self._journal.end and (records := self._journal.read(self._position)):
-            for record in records:
-                self._take(record)
-                self._position = record.next
+            taken = 0
+            while taken < len(records):
+                if points := self._took_points(records, taken):
+                    taken += points
+                else:
+                    self._take(records[taken])
+                    taken += 1
+                self._position = records[taken - 1].next
                 self._send_full()
             return True
         self._land()
@@ -227,8 +233,6 @@ class Delivery:
 
     def _take(self, record: Record) -> None:
         operation = record.operation
-        if type(operation) is Log and self._took_points(operation, record.position):
-            return
         self._land()
         lane = lane_of(operation)
         if self._holds.passes(lane, record.position) or (lane in self._dead and self._is_dead(operation, lane)):
@@ -237,6 +241,8 @@ class Delivery:
             self._perform(operation, record, lane)
         except Held as held:
             self._hold(lane, record.position, str(held), held.id)
+        except Later as later:
+            self._hold(lane, record.position, str(later))
         except Abandoned:
             self._dead[lane] = None
         except _FINAL as error:
@@ -247,18 +253,19 @@ class Delivery:
             log.warning("tracking: delivering %s failed: %s", type(operation).__name__, error, exc_info=error)
             self._trouble(lane, record.position, error)
 
-    def _took_points(self, operation: Log, position: int) -> bool:
-        """Gather metric points of a run that is well and has some already: the case of which there are millions."""
-        run, points = operation.run, operation.points
+    def _took_points(self, records: Sequence[Record], begin: int) -> int:
+        """Gather the points of a run that is well and has some already, of how many records; 0 in any other case."""
+        first = records[begin].operation
+        run = first.run if type(first) is Log else ""
         parcel = self._parcels.get(run)
-        if parcel is None or operation.params or operation.tags or self._troubles or run in self._dead:
-            return False
-        if run in self._holds or any([point.model_id for point in points]):  # noqa: C419 - a list is quicker here
-            return False
-        if parcel.add_points(position, points):  # type: ignore[arg-type]  # a point has all that a metric has
+        if parcel is None or self._troubles or run in self._dead or run in self._holds:
+            return 0
+        before = parcel.size
+        taken = parcel.take_points(run, records, begin)
+        self._gathered += parcel.size - before
+        if parcel.full:
             self._full.add(run)
-        self._gathered += len(points)
-        return True
+        return taken
 
     def _is_dead(self, operation: Operation, lane: str) -> bool:
         """Whether nothing can become of an operation, because its run is not to be."""
@@ -327,7 +334,7 @@ class Delivery:
             flight = Flight(lane, parcel, self._store)
             self._land()
             if self._parcels.get(lane) is parcel:  # else what was under way has put its run aside
-                flight.take_off()
+                flight.take_off(self._last_flight)
                 self._flight = flight
                 if not parcel.full:
                     self._full.discard(lane)
@@ -346,6 +353,7 @@ class Delivery:
         flight, self._flight = self._flight, None
         if flight is not None:
             self._settle(flight.lane, flight.parcel, flight.land, whole=False)
+            self._last_flight = flight.took
 
     def _settle(self, lane: str, parcel: Parcel, request: Callable[[], list[Refusal]], *, whole: bool) -> bool:
         """See what becomes of a request for a run; False if that cannot be made now, and the run is held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.store.delivery import prepared
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from tracklayer.store import Store
     from tracklayer.store.delivery import Refusal
 
-HEAD_START: Final = 0.005
-"""Seconds for which nothing else is done: Python runs one thread at a time, and the request is to leave first."""
+HEAD_START: Final = (0.005, 0.5)
+"""Shortest and longest time, in seconds, for which nothing else is done: Python runs one thread at a time, and the
+request is to leave first. In between it is half of what the last flight took: the next one is ready early enough then,
+and whoever logs meanwhile has the interpreter to himself for longer."""
 
 
 class Flight:
@@ -26,6 +29,7 @@ class Flight:
     Attributes:
         lane: whose parcel it is.
         parcel: where the points come from, and go back to if they do not arrive.
+        took: seconds from taking off until the answer was there; 0 until then.
     """
 
     def __init__(self, lane: str, parcel: Parcel, store: Store) -> None:
@@ -38,19 +42,25 @@ class Flight:
         """
         self.lane = lane
         self.parcel = parcel
+        self.took = 0.0
         self._deliver = prepared(store, parcel.run_id, parcel.request())
         self._refusals: list[Refusal] = []
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
-    def take_off(self) -> None:
-        """Send it, and return at once."""
+    def take_off(self, last: float = 0.0) -> None:
+        """Send it, and return while it is under way.
+
+        Args:
+            last: seconds that the flight before took; 0 if there was none.
+        """
+        shortest, longest = HEAD_START
         self.parcel.take_off()
         thread = threading.Thread(target=self._send, name="tracklayer-flight", daemon=True)
         with contextlib.suppress(RuntimeError):  # no thread can be started at the very end of a process
             thread.start()
             self._thread = thread
-            thread.join(HEAD_START)
+            thread.join(min(max(last / 2, shortest), longest))
 
     def land(self) -> list[Refusal]:
         """Wait for it, and return what was refused for good. Raises what sending raised; the points are back then."""
@@ -65,7 +75,9 @@ class Flight:
         return self._refusals
 
     def _send(self) -> None:
+        began = time.monotonic()
         try:
             self._refusals = self._deliver()
         except Exception as error:  # it is raised where it can be judged
             self._error = error
+        self.took = time.monotonic() - began

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from tracklayer.jitter import spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,4 +89,4 @@ class Holds:
 
 def _pause(tries: int) -> float:
     shortest, longest = HELD
-    return min(shortest * 2.0 ** min(tries, 10), longest) * random.uniform(0.75, 1.25)  # noqa: S311 - spreads tries
+    return min(shortest * 2.0 ** min(tries, 10), longest) * spread(0.75, 1.25)

@@ -30,6 +30,10 @@ class Held(Exception):
         self.id = identifier
 
 
+class Later(Exception):
+    """An operation is worth another try after a while, whatever comes meanwhile; the message says why."""
+
+
 class Identities:
     """Local ids and what they stand for. Used by the sender's thread; `known` may be called from any.
 

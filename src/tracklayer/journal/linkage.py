@@ -15,6 +15,7 @@ from tracklayer.context import LinkKind, Upstream
 from tracklayer.creation import is_expected
 from tracklayer.description import NOTE_TAG, with_upstream
 from tracklayer.exceptions import NotFound, Refused
+from tracklayer.forking import importing
 from tracklayer.identity import ROOT_TAG, UPSTREAM_TAG, upstream_tag
 from tracklayer.journal.identities import Held
 from tracklayer.linking import link_tags, ref_of
@@ -161,7 +162,8 @@ class Linkage:
 
     def _describe(self, run_ids: list[str]) -> None:
         if self._settings.describe_upstream:
-            from tracklayer.closing import describe_downstream
+            with importing():
+                from tracklayer.closing import describe_downstream
 
             for run_id in run_ids:
                 if not is_provisional(run_id):

@@ -131,8 +131,8 @@ class LiveJournal:
                 isinstance(segment, MemorySegment) and segment.end > delivered for segment in self._chain.segments
             )
 
-    def append(self, operation: Operation) -> int:
-        """Add an operation; returns the position behind it.
+    def append(self, operation: Operation) -> None:
+        """Add an operation.
 
         Raises:
             JournalFull: there is no room for it, or not for the metric points in it; the rest of it is kept then.
@@ -149,14 +149,14 @@ class LiveJournal:
                 self._busy = True
                 if not interrupted and not self._looked_at <= at < self._looked_at + _PAUSE:
                     self._look(at)
-                if self._used() + len(frame) > BULK * self._room():
+                used, room = self._filling()
+                if used + len(frame) > BULK * room:
                     self._squeeze(operation, at, len(frame))
-                end = self._chain.write(frame, simply=interrupted)
+                self._chain.write(frame, simply=interrupted)
                 if type(operation) is Artifact:
-                    self._files.recorded(operation.file, end)
+                    self._files.recorded(operation.file, self._chain.end)
             finally:
                 self._busy = interrupted
-        return end
 
     def keep(self, source: Path | bytes) -> str:
         """Copy an artifact aside; returns the name for its `Artifact` record, of which each has a copy of its own.
@@ -287,18 +287,18 @@ class LiveJournal:
             except OSError as error:
                 log.warning("a delivered part of the journal cannot be removed: %s", error)
 
-    def _used(self) -> int:
-        return self._chain.used + (self._files.held if self._chain.in_memory else self._files.size)
-
-    def _room(self) -> int:
-        return self._memory if self._chain.in_memory else self._limit
+    def _filling(self) -> tuple[int, int]:
+        """How many bytes are taken where it is written now, and how many there may be."""
+        used, files = self._chain.used, self._files
+        return (used + files.held, self._memory) if self._chain.in_memory else (used + files.size, self._limit)
 
     def _squeeze(self, operation: Operation, at: int, size: int) -> None:
         """Only so much is left: decide about an operation. Raises JournalFull if it may not be written."""
         if isinstance(operation, ALWAYS):
             return
         points = len(operation.points) if isinstance(operation, Log) else 0
-        if not points and self._used() + size <= self._room():
+        used, room = self._filling()
+        if not points and used + size <= room:
             return
         run = str(getattr(operation, "run", None) or getattr(operation, "id", None) or "")
         self.unkept[run] = self.unkept.get(run, 0) + max(points, 1)
@@ -309,7 +309,7 @@ class LiveJournal:
                 self._squeeze(rest, at, len(frame))
                 self._chain.write(frame, simply=True)
         what = f"{points} metric points" if points else type(operation).__name__
-        raise JournalFull(f"the journal is full ({self._room()} bytes): {what} of the run {run} cannot be kept")
+        raise JournalFull(f"the journal is full ({room} bytes): {what} of the run {run} cannot be kept")
 
     def _warn(self, error: OSError) -> None:
         if not self._warned:

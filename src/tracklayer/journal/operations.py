@@ -91,7 +91,7 @@ class GivenOut(msgspec.Struct, frozen=True, array_like=True, tag="given"):
     id: str
 
 
-class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
+class Log(msgspec.Struct, frozen=True, array_like=True, tag="log", gc=False):
     """Params, metrics and tags of a run.
 
     Attributes:
@@ -209,6 +209,9 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
         if_last: True if it is one task that has ended, so that the workflow run may have; see
             `tracklayer.completion.close_if_last`.
         ends: with `if_last`: True if no task that certainly runs comes after it.
+        observed: True if runs of observed tasks may be among those of the workflow run: they may be in any experiment,
+            and are ended a moment after their tasks.
+        perhaps: True if nobody knows whether there is a parent: it is waited for only where this end is late itself.
     """
 
     context: RunContext
@@ -218,6 +221,8 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
     error: str | None = None
     if_last: bool = False
     ends: bool = True
+    observed: bool = False
+    perhaps: bool = False
 
 
 class CreateModel(msgspec.Struct, frozen=True, array_like=True, tag="model"):

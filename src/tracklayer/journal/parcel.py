@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.journal.operations import Log
 from tracklayer.store.delivery import ITEMS, Refusal, deliver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tracklayer.journal.operations import Point
+    from tracklayer.journal.record import Record
     from tracklayer.store import Dataset, Metric, Store
 
 FULL: Final = ITEMS
@@ -32,6 +35,7 @@ class Parcel:
         self.links: frozenset[str] = frozenset()
         self.since = time.monotonic()
         self._last = position
+        self._of_last = 0
         self._under_way: list[Metric] = []
         self._behind = position
         self._metrics: list[Metric] = []
@@ -49,9 +53,14 @@ class Parcel:
         return len(self._under_way) + len(self._metrics) + len(self._params) + len(self._tags)
 
     @property
+    def room(self) -> int:
+        """How many items are missing until what is not under way fills a request; 0 or less if it does."""
+        return FULL - len(self._metrics) - len(self._params) - len(self._tags)
+
+    @property
     def full(self) -> bool:
         """True if what is not under way fills a request."""
-        return len(self._metrics) + len(self._params) + len(self._tags) >= FULL
+        return self.room <= 0
 
     @property
     def only_points(self) -> bool:
@@ -76,7 +85,7 @@ class Parcel:
             tags: tags.
             yields: True if the params give way, without a word, to what the run has by their names.
         """
-        self._last = position
+        self._last, self._of_last = position, len(metrics)
         self._metrics += metrics
         self._tags.update(tags)
         for key, value in params.items():
@@ -90,11 +99,30 @@ class Parcel:
                     Refusal(kind="param", key=key, value=value, reason=f"the run has it as {before!r}")
                 )
 
-    def add_points(self, position: int, metrics: Sequence[Metric]) -> bool:
-        """Add metric points, from the record that begins there; whether it fills a request now."""
-        self._last = position
-        self._metrics += metrics
-        return self.full
+    def take_points(self, run: str, records: Sequence[Record], begin: int) -> int:
+        """Take metric points from records that hold nothing else of this run, until they fill a request.
+
+        Args:
+            run: the run's local id.
+            records: what was read of the journal.
+            begin: which of them is the first.
+
+        Returns:
+            From how many of the records they are, one behind the other; 0 if the first holds anything else.
+        """
+        index, room = begin, self.room
+        points: list[Point] = []
+        while index < len(records) and len(points) < room:
+            operation = records[index].operation
+            if type(operation) is not Log or operation.run != run or operation.params or operation.tags:
+                break
+            if any([point.model_id for point in operation.points]):  # noqa: C419 - a list is quicker here
+                break
+            points += operation.points
+            self._last, self._of_last = records[index].position, len(operation.points)
+            index += 1
+        self._metrics += points  # type: ignore[arg-type]  # a point has all that a metric has
+        return index - begin
 
     def add_inputs(self, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
         """Add what the run read (or, by its context, made), each once."""
@@ -112,7 +140,7 @@ class Parcel:
     def take_off(self) -> None:
         """These points are under way. Until they have arrived or come back nothing else may be sent."""
         self._under_way, self._metrics = self._metrics[:FULL], self._metrics[FULL:]
-        self._behind = self._last
+        self._behind = self._left_from()
         self.since = time.monotonic()
 
     def arrived(self) -> None:
@@ -157,9 +185,13 @@ class Parcel:
         self.links = frozenset(self._tags)
         self._params, self._tags, self._datasets, self._models, self._outputs = {}, {}, {}, {}, {}
         self._yielding, self._refusals = set(), []
-        self.position = self._last
+        self.position = self._left_from()
         self.since = time.monotonic()
         return refusals
+
+    def _left_from(self) -> int:
+        """Where the records of the points begin that are left; further to the front, if that is not known."""
+        return self._last if len(self._metrics) <= self._of_last else self.position
 
     def refused(self, reason: str) -> list[Refusal]:
         """All of it, as refused."""

@@ -32,7 +32,7 @@ _UNTIMED: Final = 8
 """Bytes of a frame before its time, with which the checksummed part begins."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """An operation as it was read.
 
     Attributes:
@@ -84,19 +84,15 @@ def pack(operation: object, at: int) -> bytes:
     Raises:
         ValueError: it holds a number that no journal can (an integer of more than 64 bits).
     """
-    frame = bytearray(HEAD)
-    encoder = _encoder()
+    encode = _encoder().encode
     try:
-        encoder.encode_into(operation, frame, HEAD)
+        payload = encode(operation)
     except UnicodeEncodeError:  # half of a surrogate pair somewhere: rare, and worth only the text that can be kept
-        del frame[HEAD:]
-        encoder.encode_into(_clean(operation), frame, HEAD)
+        payload = encode(_clean(operation))
     except OverflowError as error:
         raise ValueError(f"a number is too big for the journal: {error}") from None
-    _HEAD.pack_into(frame, 0, len(frame) - HEAD, 0, at)
-    with memoryview(frame) as view:
-        struct.pack_into("<I", frame, 4, crc32(view[_UNTIMED:]))
-    return bytes(frame)
+    checksum = crc32(payload, crc32(at.to_bytes(HEAD - _UNTIMED, "little")))
+    return _HEAD.pack(len(payload), checksum, at) + payload
 
 
 def unpack(data: bytes | memoryview, position: int) -> Iterator[Record]:

@@ -23,6 +23,7 @@ import msgspec
 
 from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
+from tracklayer.forking import importing
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.failures import JournalClosed, JournalFull
 from tracklayer.journal.folder import FORMAT
@@ -266,6 +267,16 @@ class Recorder:
             return self._heir().drain()
         return self._sender.wait(self._journal.end, patience=self.settings.patience, limit=self.settings.linger)
 
+    def look_around(self) -> None:
+        """Deliver, in the background, what other processes of this machine left behind, if it is time to look for it."""
+        if os.getpid() == self._pid and not self._closed:
+            self._sender.wake()
+
+    def unanswered(self) -> None:
+        """Somebody has waited for the server in vain: until it answers the sender, nobody waits for it."""
+        if os.getpid() == self._pid:
+            self._sender.slow()
+
     def resolve(self, local: str) -> str | None:
         """The server's id of a run or model, as far as this process knows it; None while it does not."""
         return self._delivery.identities.known(local)
@@ -337,7 +348,8 @@ class Recorder:
     def _idle(self) -> None:
         """Everything of this process is sent: time for what others left behind."""
         if self._scavenger is None:
-            from tracklayer.journal.recovery import Scavenger
+            with importing():
+                from tracklayer.journal.recovery import Scavenger
 
             self._scavenger = Scavenger(self.backend, self.settings, busy=lambda: self._sender.busy)
         if not self._closed and not self.away:

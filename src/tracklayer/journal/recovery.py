@@ -16,12 +16,16 @@ import msgspec
 
 from tracklayer.context import SCRIPT
 from tracklayer.exceptions import NotFound, StoreError
+from tracklayer.forking import importing
 from tracklayer.identity import workflow_run_key
+from tracklayer.journal.courier import TWICE
 from tracklayer.journal.delivery import LEFT_OPEN, Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
 from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.parent import settle_parents
+from tracklayer.twins import trash_twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +41,7 @@ log = logging.getLogger("tracklayer")
 DIED: Final = "died"
 """Value of the tag ``tracklayer.outcome`` on a run whose process ended without a word."""
 
-AGAIN: Final = 60.0
+AGAIN: Final = 30.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""
 
 
@@ -51,6 +55,7 @@ class Survey:
         left_open: local ids of runs that were left open on purpose.
         parents: local ids of parents of workflow runs.
         scripts: by key, the workflow runs that were this process's own and that it did not end.
+        begun: by the local ids of runs that were begun, the keys of their workflow runs.
     """
 
     given: frozenset[str] = frozenset()
@@ -58,6 +63,7 @@ class Survey:
     left_open: frozenset[str] = frozenset()
     parents: frozenset[str] = frozenset()
     scripts: Mapping[str, RunContext] = field(default_factory=dict)
+    begun: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, journal: LeftJournal) -> Survey:
@@ -67,6 +73,7 @@ class Survey:
         left_open: set[str] = set()
         parents: set[str] = set()
         scripts: dict[str, RunContext] = {}
+        begun: dict[str, str] = {}
         closed: set[str] = set()
         position = 0
         while records := journal.read(position):
@@ -80,6 +87,7 @@ class Survey:
                         left_open.add(run)
                     case Begin(id=identifier, opening=opening):
                         context = opening.context
+                        begun[identifier] = workflow_run_key(context.workflow_run)
                         if context.task_run is None:
                             parents.add(identifier)
                         if context.owns_workflow_run and context.workflow_run.orchestrator == SCRIPT:
@@ -93,6 +101,7 @@ class Survey:
             left_open=frozenset(left_open),
             parents=frozenset(parents),
             scripts={key: context for key, context in scripts.items() if key not in closed},
+            begun=begun,
         )
 
 
@@ -147,10 +156,20 @@ class Recovery:
         for local, named in self.journal.progress.names.items():
             if local not in self._survey.parents and not (self._is_over(local) or self._is_over(named.run_id)):
                 _end(self._backend.store, named.run_id, self.journal.died_at)
+                if self.journal.progress.tried(TWICE + local):
+                    trash_twins(self._backend.store, named.run_id)
+        for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:
+            settle_parents(self._backend.store, key)
         for context in self._survey.scripts.values():
-            from tracklayer.closing import close
+            with importing():
+                from tracklayer.closing import close
 
             close(context, "KILLED", self._settings, self._backend, ended_at=self.journal.died_at)
+
+    def _is_unsure(self, local: str) -> bool:
+        """Whether a request for the run, and before it for its parent, was sent whose answer nobody has heard."""
+        progress = self.journal.progress
+        return progress.tried(TWICE + local) or (progress.tried(local) and local not in progress.names)
 
     def _is_over(self, run: str) -> bool:
         survey = self._survey

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.exceptions import StoreError, StoreUnavailable
+from tracklayer.forking import importing
+from tracklayer.jitter import spread
 from tracklayer.journal.operations import Consumed, DeleteTag, Inputs, LeftOpen, Linked, Log, Outputs, Rename
 from tracklayer.store.delivery import ITEMS
 
@@ -139,6 +140,11 @@ class Sender:
                 self._thread = thread
         return True
 
+    def wake(self) -> None:
+        """Let the thread look for something to do: it says by `on_idle` if there is nothing."""
+        if self.start() and not self._resting:
+            self._bell.ring()
+
     def wait(self, target: int, *, patience: float, limit: float | None) -> bool:
         """Send everything before `target` and wait until it is settled.
 
@@ -208,12 +214,15 @@ class Sender:
     # The thread
 
     def _run(self) -> None:
-        if self._warm_up is not None:
-            try:
-                self._warm_up()
-            except Exception as error:
-                log.debug("the store could not be prepared: %s", error)
-            self.warm.set()
+        with importing():
+            import encodings.idna  # noqa: F401  # which the first look-up of a host's name imports
+
+            if self._warm_up is not None:
+                try:
+                    self._warm_up()
+                except Exception as error:
+                    log.debug("the store could not be prepared: %s", error)
+        self.warm.set()
         while not self._stopping:
             try:
                 self._pause()
@@ -284,7 +293,7 @@ class Sender:
     def _rest(self, error: StoreError) -> None:
         """The server is away: leave it alone for a while, the longer the longer it is away."""
         shortest, longest = REST
-        delay = min(shortest * 2 ** min(self._failures, 12), longest) * random.uniform(0.6, 1.0)  # noqa: S311 - spreads
+        delay = min(shortest * 2 ** min(self._failures, 12), longest) * spread(0.6, 1.0)
         if isinstance(error, StoreUnavailable) and error.retry_after is not None:
             delay = max(delay, min(error.retry_after, LONGEST))
         if self._failures == 0:

@@ -13,8 +13,8 @@ mysql, mssql)                           MLflow starts by itself, puts every othe
 ``mlflow.default_experiment_provider``  `experiment`: the stage's experiment where the user chose none
 ======================================  ==============================================================================
 
-Outside of a stage MLflow does what it does, with one exception: an id that was given out while the server was away is
-understood everywhere.
+Outside of a stage MLflow does what it does, with two exceptions: an id that was given out while the server was away is
+understood everywhere, and the first run of a task that is observed opens its stage (`observing`).
 
 MLflow imports these modules whenever it is imported, so they import next to nothing; the rest follows when a stage
 is open. Three private parts of MLflow are looked at, each behind a guard without which things work as in plain MLflow:

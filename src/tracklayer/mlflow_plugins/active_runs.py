@@ -37,10 +37,14 @@ def leave_active(state: StageState) -> list[str]:
     What measures the system for them is stopped.
     """
     left = []
+    fluent = sys.modules.get("mlflow.tracking.fluent")
+    stacks = getattr(fluent, STACK, None)
+    if state.observed and isinstance(stacks, ActiveRuns):
+        stacks.take_over(state)
     for stack in state.stacks:
         while stack:
             left.append(str(stack.pop().info.run_id))
-    monitors = getattr(sys.modules.get("mlflow.tracking.fluent"), "run_id_to_system_metrics_monitor", {})
+    monitors = getattr(fluent, "run_id_to_system_metrics_monitor", {})
     for run_id in left:
         if run_id in monitors:
             monitors.pop(run_id).finish()
@@ -92,6 +96,14 @@ class ActiveRuns:
                     stacks = [self._stage_run(state)]
         return dict(enumerate(stacks))
 
+    def take_over(self, state: StageState) -> None:
+        """Move what a stage has left on MLflow's own stacks to its own: nothing was asked of MLflow after it started."""
+        for stack in self._stock.get_all_thread_values().values():
+            mine = [run for run in stack if state.owns(run.info.run_id)]
+            if mine:
+                stack[:] = [run for run in stack if run not in mine]
+                state.stacks = [*state.stacks, mine]
+
     def reset(self) -> None:
         """Forget the active runs, as MLflow's own tests want it."""
         self._stock.reset()
@@ -124,11 +136,14 @@ class ActiveRuns:
         return own
 
     def _taken_over(self, state: StageState) -> list[Any]:
-        """What this thread started in the stage before `install` found MLflow's stack."""
+        """What this thread started in the stage before `install` found MLflow's stack.
+
+        In an observed task that is all that is active: its code may have resumed a run before it created one.
+        """
         stock = self._stock.get()
-        mine = [run for run in stock if state.owns(run.info.run_id)]
+        mine = [run for run in stock if state.observed or state.owns(run.info.run_id)]
         if mine:
-            stock[:] = [run for run in stock if not state.owns(run.info.run_id)]
+            stock[:] = [run for run in stock if run not in mine]
         return mine
 
     def _for_model(self, state: StageState) -> list[Any]:

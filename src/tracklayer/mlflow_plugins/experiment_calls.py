@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tracklayer.mlflow_plugins import callers
+from tracklayer.mlflow_plugins.observing import prospective_state
 from tracklayer.mlflow_plugins.stages import StageState, guard, home_name, is_home
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
 from tracklayer.provisional import BY_NAME, PENDING
+from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +34,7 @@ class ExperimentCalls(StoreCalls):
 
     def get_experiment(self, experiment_id: str) -> Any:
         """The experiment; the choice is remembered where ``mlflow.set_experiment`` asks."""
-        state = self._stage()
+        state = self._stage_or_prospect()
         if state is None:
             return self._stock.get_experiment(self._experiment_id(None, experiment_id))
         found = self._found(
@@ -43,9 +46,12 @@ class ExperimentCalls(StoreCalls):
 
     def get_experiment_by_name(self, experiment_name: str) -> Any:
         """The experiment; the choice is remembered where ``mlflow.set_experiment`` asks."""
-        state = self._stage()
+        state = self._stage_or_prospect()
         if state is None:
-            return self._stock.get_experiment_by_name(experiment_name)
+            found = self._stock.get_experiment_by_name(experiment_name)
+            if found is not None:
+                _met(self.tracklayer_uri, found)
+            return found
         found = self._found(
             state,
             lambda: self._stock.get_experiment_by_name(experiment_name),
@@ -55,7 +61,7 @@ class ExperimentCalls(StoreCalls):
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
         """Create an experiment; while the server is away, one that has but a name is created when runs come to it."""
-        state = self._stage()
+        state = self._stage_or_prospect()
         if state is None or state.recorder is None or artifact_location or tags:
             created: str = self._asked(state, lambda: self._stock.create_experiment(name, artifact_location, tags))
             return created
@@ -77,6 +83,36 @@ class ExperimentCalls(StoreCalls):
         self._asked(state, lambda: self._stock.set_experiment_tag(self._experiment_id(state, experiment_id), tag))
 
     # ------------------------------------------------------------------------------------------------ how it is done
+
+    def _stage_or_prospect(self) -> StageState | None:
+        """The state of the current stage, or of the one that the next run of an observed task will open."""
+        state = self._stage()
+        if state is None and not is_own_call():
+            with guard("finding the observed task of an MLflow call"):
+                state = prospective_state(self.tracklayer_uri)
+        return state
+
+    def _experiment_name(self, state: StageState | None, experiment_id: str) -> str | None:
+        """Name of the experiment that user code chose; None if it cannot be found out while the server is away.
+
+        Raises:
+            MlflowException: the server says that there is no such experiment, or that it is deleted.
+        """
+        if experiment_id.startswith(BY_NAME):
+            return experiment_id.removeprefix(BY_NAME)
+        for (uri, name), experiment in list(_experiments().items()):
+            if uri == self.tracklayer_uri and experiment.experiment_id == experiment_id:
+                return name
+        try:
+            found = self._asked(state, lambda: self._stock.get_experiment(experiment_id))
+        except MlflowException as error:
+            if error.error_code in REFUSED:
+                raise
+            return None
+        if found.lifecycle_stage != LifecycleStage.ACTIVE:
+            raise MlflowException(f"experiment {experiment_id} is deleted", INVALID_PARAMETER_VALUE)
+        _met(self.tracklayer_uri, found)
+        return str(found.name)
 
     def _experiment_id(self, state: StageState | None, experiment_id: Any) -> Any:
         """The server's id of an experiment, as far as it is known; the given one otherwise."""

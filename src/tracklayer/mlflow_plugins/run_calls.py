@@ -19,8 +19,10 @@ from tracklayer.mlflow_plugins.entities import run_info, whole_run
 from tracklayer.mlflow_plugins.experiment_calls import ExperimentCalls
 from tracklayer.mlflow_plugins.known_runs import KnownRun, known_run, remember
 from tracklayer.mlflow_plugins.log_calls import USERS, LogCalls
+from tracklayer.mlflow_plugins.observing import awaiting, open_observed, prospective_state, users_tags
 from tracklayer.mlflow_plugins.stages import StageState, guard, report_failure, states, tracked_in
-from tracklayer.provisional import provisional_id
+from tracklayer.mlflow_plugins.store_calls import is_away
+from tracklayer.provisional import PENDING, provisional_id
 from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_TAGS: Final = 100
 """MLflow's limit for one batch; a new run may have more of them."""
+
+DEFAULT: Final = "0"
+"""Id of MLflow's own experiment, into which runs go for which nobody chose one."""
 
 WRITTEN: Final = frozenset({"RUNNING", "FINISHED", "FAILED", "KILLED"})
 """The statuses that a journal holds."""
@@ -47,6 +52,10 @@ class RunCalls(LogCalls, ExperimentCalls):
             with guard("placing a run below its stage"):
                 install()
                 how = creation(state, experiment_id, told)
+        elif not is_own_call():
+            with guard("opening the run of an observed task"):
+                state, how = self._observed(experiment_id, start_time, told, run_name)
+            experiment_id = DEFAULT if how is None and experiment_id == PENDING else experiment_id
         if state is None or how is None:
             place = self._experiment_id(state, experiment_id)
             plain: Run = self._asked(
@@ -113,6 +122,39 @@ class RunCalls(LogCalls, ExperimentCalls):
         run.deleted = False
 
     # ------------------------------------------------------------------------------------------------ how it is done
+
+    def _observed(
+        self, experiment_id: str, start_time: int, tags: dict[str, str], run_name: str | None
+    ) -> tuple[StageState | None, Creation | None]:
+        """Open the stage of an observed task whose first run this is; neither where there is no such task.
+
+        A run to which the code gave a parent of its own is left where it belongs.
+        """
+        observation = awaiting(self.tracklayer_uri) if PARENT_TAG not in tags else None
+        if observation is None:
+            return None, None
+        name: str | None = None
+        prospect = prospective_state(self.tracklayer_uri)
+        if experiment_id != PENDING:
+            try:
+                name = self._experiment_name(prospect, experiment_id)
+            except MlflowException:  # there is none of this id: the stock call says so
+                return None, None
+        if prospect is not None and prospect.recorder is not None and is_away(prospect):
+            prospect.recorder.unanswered()  # the first wait of an outage is the last one
+        state = open_observed(
+            observation,
+            experiment=name,
+            run_name=run_name or tags.get(RUN_NAME_TAG),
+            start_time=start_time,
+            tags=tags,
+        )
+        if state is None:  # another thread was faster
+            state = self._stage()
+            return state, creation(state, experiment_id, tags) if state is not None else None
+        install()
+        home = state.stage.experiment_id or PENDING
+        return state, Creation(adopt=True, claim=False, experiment_id=home, tags={}, users=users_tags(tags))
 
     def _stage_of_parent(self, parent_id: str | None) -> StageState | None:
         """The stage of a run's parent, where code that creates it runs in a thread of which nothing else is known."""

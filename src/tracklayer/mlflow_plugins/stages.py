@@ -144,6 +144,7 @@ class StageState:
             goes on, and in the end the orchestrator's word counts. None if it did not.
         ends_with_process: True once the end of the children is arranged for, in a forked process.
         stacks: the stacks of active runs of all threads.
+        observed: True if the stage was opened in the middle of the code, by the first run that this created.
     """
 
     def __init__(self, stage: StageRun, run_id: str) -> None:
@@ -151,6 +152,7 @@ class StageState:
         self.run_id = run_id
         self.attached = stage.context.workflow_run.orchestrator == ATTACHED
         self.adopted = False
+        self.observed = False
         self.unanswered_at = -math.inf
         self.since = time.time_ns() // 1_000_000
         self.experiment_id: str | None = None
@@ -199,7 +201,12 @@ def _states() -> dict[str, StageState]:
 def state_of(stage: StageRun) -> StageState:
     """What MLflow has done inside `stage`, in this process."""
     states, run_id = _states(), stage.run_id or ""
-    return (states.get(run_id) or states.setdefault(run_id, StageState(stage, run_id))).here()
+    state = states.get(run_id)
+    if state is not None and not state.stage.is_open and stage.is_open:
+        # A part of the same try ran in this very process before, and left the run open.
+        del states[run_id]
+        state = None
+    return (state or states.setdefault(run_id, StageState(stage, run_id))).here()
 
 
 def state_of_run(run_id: str) -> StageState | None:

@@ -162,7 +162,7 @@ class StoreCalls:
         """The answer of the stock store, without waiting long for a server that is away; outside of a stage as ever."""
         if state is None:
             return action()
-        settings, away = state.stage.settings, _is_away(state)
+        settings, away = state.stage.settings, is_away(state)
         try:
             return waiting.shortly(
                 action,
@@ -182,7 +182,7 @@ class StoreCalls:
 
     def _flushed(self, state: StageState | None) -> None:
         """Let the server have what was logged before, if it is there."""
-        if state is not None and state.recorder is not None and not _is_away(state):
+        if state is not None and state.recorder is not None and not is_away(state):
             with guard("sending what was logged"):
                 state.recorder.flush()
 
@@ -197,7 +197,7 @@ class StoreCalls:
         return run.artifact_uri or pending_uri(run.run_id)
 
 
-def _is_away(state: StageState) -> bool:
+def is_away(state: StageState) -> bool:
     """Whether the server is away as far as is known here, so that nobody waits for it."""
     recorder = state.recorder
     return recorder is not None and (recorder.away or time.monotonic() - state.unanswered_at < UNANSWERED)

@@ -230,10 +230,13 @@ class Store(Protocol):
     def find_logged_model(self, experiment_ids: Sequence[str], tag: str) -> LoggedModel | None:
         """The first logged model that carries the tag `tag`; no experiment ids means all active experiments."""
 
-    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> None:
+    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
         """Make a logged model a version of the registered model `name`, which is created if there is none.
 
         Safe to repeat: a model that is a version of it stays the one that it is.
+
+        Returns:
+            The version's number, as MLflow's client gives it.
         """
 
     def model_run_id(self, model: str) -> str:

@@ -293,18 +293,19 @@ class LibraryStore:
                 return entities.logged_model(found[0])
         return None
 
-    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> None:
-        """Make a logged model a version of a registered model, which is created if need be; safe to repeat."""
+    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """Make a logged model a version of a registered model, which is created if need be; returns the version."""
         model, name = self.get_logged_model(model_id), wire.text(name)
         with suppress(AlreadyExists):
             self._ask("create the model's name", lambda client: client.create_registered_model(name), repeat=False)
         condition = f"name = {wire.quoted(name)}"
         found = self._ask("find the model's versions", lambda client: client.search_model_versions(condition))
-        if any(version.source == model.artifact_uri for version in found):
-            return
+        for version in found:
+            if version.source == model.artifact_uri:
+                return str(version.version)
         # By its place: mlflow would look a model of its tracking URI up in the process's own one.
         create = partial(_register, name, model, entities.text_of(tags))
-        self._ask("register the model", create, repeat=False)
+        return str(self._ask("register the model", create, repeat=False).version)
 
     def model_run_id(self, model: str) -> str:
         """Run id of the training run behind a model. Raises NotFound."""
@@ -451,8 +452,8 @@ def _create_model(experiment_id: str, client: Any, **told: Any) -> Any:
     return client.create_logged_model(experiment_id, **told)
 
 
-def _register(name: str, model: LoggedModel, tags: dict[str, str], client: Any) -> None:
-    client.create_model_version(
+def _register(name: str, model: LoggedModel, tags: dict[str, str], client: Any) -> Any:
+    return client.create_model_version(
         name, model.artifact_uri, model.run_id, tags=tags, await_creation_for=0, model_id=model.model_id
     )
 

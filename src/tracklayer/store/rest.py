@@ -346,18 +346,23 @@ class RestStore:
                 return page.models[0].value()
         return None
 
-    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> None:
-        """Make a logged model a version of a registered model, which is created if need be; safe to repeat."""
+    def register_model(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """Make a logged model a version of a registered model, which is created if need be; returns the version."""
         name = wire.text(name)
         with suppress(AlreadyExists):
             self._post("registered-models/create", {"name": name}, dict, what="create the model's name", repeat=False)
         query = {"filter": f"name = {wire.quoted(name)}", "max_results": str(PAGE)}
         page = self._get("model-versions/search", wire.ModelVersionsAnswer, what="find the model's versions", **query)
         source = f"models:/{model_id}"
-        if any(version.source == source for version in page.model_versions):
-            return
-        version = {"name": name, "source": source, "model_id": model_id, "tags": wire.pairs(tags)}
-        self._post("model-versions/create", version, dict, what="register the model", repeat=False)
+        for version in page.model_versions:
+            if version.source == source:
+                return version.version
+        run_id = self.get_logged_model(model_id).run_id
+        fresh = {"name": name, "source": source, "run_id": run_id, "model_id": model_id, "tags": wire.pairs(tags)}
+        made = self._post(
+            "model-versions/create", fresh, wire.ModelVersionAnswer, what="register the model", repeat=False
+        )
+        return made.model_version.version
 
     def model_run_id(self, model: str) -> str:
         """Run id of the training run behind a model. Raises NotFound."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import random
 import ssl
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib3.exceptions import (
 )
 
 from tracklayer.exceptions import Refused, StoreError, StoreUnavailable
+from tracklayer.jitter import spread
 from tracklayer.store.answer import GATEWAY, Answer, error_of, is_conflict, not_json
 from tracklayer.store.breaker import PAUSE, Breaker
 from tracklayer.store.connection import Pool, TlsPool
@@ -43,6 +43,9 @@ _UPLOAD_RATE: Final = 250_000
 T = TypeVar("T")
 
 _BLOCK: Final = 131_072
+"""Bytes of a body that are sent at once: a full request of metric points (up to 100 KB) leaves without our thread having
+to get the interpreter back, from whoever logs meanwhile, for each part of it."""
+
 _CONNECTIONS: Final = 16
 
 
@@ -156,7 +159,7 @@ class Transport:
                     self._judge(answer, failure)
                     raise Refused(str(failure)) if later and is_conflict(failure) else failure
             log.debug("%s: repeated in %.1f s", failure, wait)
-            time.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311 - spreads repeats, guards nothing
+            time.sleep(wait * spread(0.75, 1.25))
         raise AssertionError("the last round raises")  # pragma: no cover
 
     def _exchange(

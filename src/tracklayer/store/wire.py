@@ -176,6 +176,7 @@ class RunsAnswer(msgspec.Struct):
 class ModelVersionWire(msgspec.Struct):
     """A version of a registered model."""
 
+    version: str = ""
     run_id: str | None = None
     model_id: str | None = None
     source: str | None = None

@@ -1,0 +1,79 @@
+"""A forked child sees no module that a thread of ours was importing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SLOW = """
+import time
+
+time.sleep(0.5)
+WHOLE = True
+"""
+
+PROGRAM = """
+import os, sys, threading, time
+
+import tracklayer.forking
+from tracklayer.forking import importing
+
+tracklayer.forking.PATIENCE = float(sys.argv[1])
+
+def load():
+    with importing():
+        begun.set()
+        import slow_to_import
+
+begun = threading.Event()
+thread = threading.Thread(target=load)
+thread.start()
+begun.wait()
+time.sleep(0.1)
+before = time.monotonic()
+child = os.fork()
+if child == 0:
+    if len(sys.argv) > 2:
+        os._exit(0)
+    with importing():
+        import slow_to_import
+    os._exit(0 if hasattr(slow_to_import, "WHOLE") else 3)
+waited = time.monotonic() - before
+thread.join()
+with importing():
+    pass
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), round(waited, 1))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "slow_to_import.py").write_text(SLOW)
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
+
+
+def _run(program: Path, *arguments: str) -> tuple[int, float]:
+    command = [sys.executable, str(program), *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=dict(os.environ)).stdout
+    status, waited = told.split()
+    return int(status), float(waited)
+
+
+def test_a_fork_waits_for_what_a_thread_imports(program: Path) -> None:
+    status, waited = _run(program, "10")
+    assert status == 0
+    assert waited >= 0.2
+
+
+def test_a_fork_does_not_wait_for_ever(program: Path) -> None:
+    _, waited = _run(program, "0.1", "without importing in the child, which would wait for ever")
+    assert waited < 0.4
