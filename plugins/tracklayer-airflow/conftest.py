@@ -4,5 +4,5 @@ from __future__ import annotations
 
 collect_ignore_glob = [
     "tests/dags*/*",
-    *(f"src/tracklayer_airflow/{name}.py" for name in ("decorators", "links", "operators", "plugin")),
+    *(f"src/tracklayer_airflow/{name}.py" for name in ("decorators", "links", "operator_class", "operators", "plugin")),
 ]

@@ -75,5 +75,5 @@ def name(run: Run) -> str:
 
 def without_tracking(xcoms: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
     """The XComs that are not tracking's."""
-    ours = ("tracklayer", "tracklayer_url", *also)
+    ours = ("tracklayer", "tracklayer_url", "tracklayer_parent_url", *also)
     return {key: value for key, value in xcoms.items() if key.rpartition(".")[2] not in ours}

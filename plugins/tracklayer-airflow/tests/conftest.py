@@ -25,6 +25,8 @@ from tracklayer.store.opening import open_store
 
 HERE = Path(__file__).parent
 
+pytest.register_assert_rewrite("ending_table")
+
 
 @pytest.fixture(scope="session")
 def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,8 @@ from tracklayer.tracking import open_workflow_run
 from tracklayer_airflow import closer as closer_module
 from tracklayer_airflow.closer import Closer
 from tracklayer_airflow.closing import close
-from tracklayer_airflow.workflow import workflow_run
+from tracklayer_airflow.listener import DagRunListener
+from tracklayer_airflow.workflow import OWN_FIELDS, workflow_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -211,3 +213,78 @@ def closer_line(run_id: str) -> bytes:
     import json
 
     return json.dumps(end_of(run_id)).encode() + b"\n"
+
+
+def test_the_server_of_a_connection_is_spoken_to(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as within:
+        within.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+        parent = parent_of("connected")
+    done = subprocess.run(
+        [sys.executable, "-m", "tracklayer_airflow.closing", "mlflow_team"],
+        input=closer_line("connected"),
+        env={**os.environ, "AIRFLOW_CONN_MLFLOW_TEAM": f'{{"conn_type": "mlflow", "host": "{mlflow_server.uri}"}}'},
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert status_of(mlflow_server, parent) == "FINISHED"
+
+
+def test_a_connection_that_is_in_the_database_only_is_told(tracked: MlflowServer) -> None:
+    parent = parent_of("by variable")
+    done = subprocess.run(
+        [sys.executable, "-m", "tracklayer_airflow.closing", "mlflow_team"],
+        input=closer_line("by variable"),
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert b"not the connection 'mlflow_team': it is not to be had without the metadata database" in done.stderr
+    assert status_of(tracked, parent) == "FINISHED"
+
+
+KILLED = """
+import os, signal, sys
+import tracklayer
+
+with tracklayer.track("train") as run:
+    run.log_metric("before", 1.0)
+    print(run.run_id, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_is_killed_on_this_machine_is_ended_within_the_minute(tracked: MlflowServer, closer: Closer) -> None:
+    """Though nobody has a word for the process that would do it: no DAG run ends, no other process tracks."""
+    closer.begin()
+    task = subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert task.stdin is not None
+    assert task.stdout is not None
+    run_id = task.stdout.readline().strip()
+    store = open_store(tracked.uri, connect_timeout=5, timeout=30)
+    time.sleep(8)  # it has looked around once, and found nothing
+    assert store.get_run(run_id).status == "RUNNING"
+    task.stdin.write("go\n")
+    task.stdin.flush()
+    assert task.wait(30) == -signal.SIGKILL
+    wait_for(lambda: store.get_run(run_id).status == "KILLED", 60, "end of the run of a process that was killed")
+    assert store.get_run(run_id).metrics == {"before": 1.0}
+    task.stdin.close()
+    task.stdout.close()
+
+
+def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append("begun"))
+    task = SimpleNamespace(template_fields=(*OWN_FIELDS, "op_args"), task_id="train")
+    tracked_dag = SimpleNamespace(task_dict={"train": task}, dag_id="flights", tags=[])
+    plain_dag = SimpleNamespace(task_dict={}, dag_id="plain", tags=[])
+    listener = DagRunListener()
+    listener.on_dag_run_running(SimpleNamespace(dag=plain_dag, triggered_by="ui"), "")
+    listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="test"), "")
+    assert begun == []
+    listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="ui"), "")
+    assert begun == ["begun"]

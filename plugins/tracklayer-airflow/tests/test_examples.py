@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow_story import Story
+from observed_story import ObservedStory
 
 from tracklayer.linking import read_links
 
@@ -23,18 +23,18 @@ pytest.importorskip("flights_model")
 @pytest.fixture(scope="module")
 def told(
     airflow_home: AirflowHome, mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Story]:
+) -> dict[str, ObservedStory]:
     conf = {"sample": 4000, "max_iter": 5, "data_dir": str(tmp_path_factory.mktemp("flights"))}
     told = airflow_home.test(
-        *(f"{dag_id}={json.dumps(conf)}" for dag_id in ("flights_prepare", "flights")),
+        *(f"{dag_id}={json.dumps(conf)}" for dag_id in ("flights_prepare", "flights", "flights_observed")),
         environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS)},
         not_run="start_training",  # the pipeline has tests of its own
     )
-    return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}
+    return {dag_id: ObservedStory(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}
 
 
 @pytest.mark.slow
-def test_flights(told: dict[str, Story]) -> None:
+def test_flights(told: dict[str, ObservedStory]) -> None:
     story = told["flights"]
     assert story.told["state"] == "success"
     assert [story.run(task).tags["tracklayer.stage"] for task in ("prepare", "train", "evaluate")] == [
@@ -51,7 +51,7 @@ def test_flights(told: dict[str, Story]) -> None:
 
 
 @pytest.mark.slow
-def test_flights_prepare(told: dict[str, Story]) -> None:
+def test_flights_prepare(told: dict[str, ObservedStory]) -> None:
     story = told["flights_prepare"]
     assert story.told["state"] == "success"
     prepare = story.run("prepare")
@@ -59,3 +59,20 @@ def test_flights_prepare(told: dict[str, Story]) -> None:
     assert read_links(prepare.tags) == []
     assert {dataset.name for dataset in prepare.datasets} == {"flights-train", "flights-test"}
     assert story.xcom("prepare.tracklayer")
+
+
+@pytest.mark.slow
+def test_flights_observed(told: dict[str, ObservedStory]) -> None:
+    story = told["flights_observed"]
+    assert story.told["state"] == "success"
+    train, evaluate = story.run("train"), story.run("evaluate")
+    assert [(run.name, story.experiment(run)) for run in (story.parent, train, evaluate)] == [
+        (story.told["run_id"], "flights_observed"),
+        ("gradient boosting", "late flights"),
+        ("how good is it", "late flights"),
+    ]
+    assert {run.status for run in story.all_runs} == {"FINISHED"}
+    assert story.tries("prepare") == []
+    assert story.upstream("evaluate") == ["train"]
+    assert train.params["max_iter"] == "5"
+    assert 0 < evaluate.metrics["roc_auc"] < 1

@@ -55,7 +55,22 @@ def test_the_package_is_nothing_but_the_standard_library(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "module", ["provider", "hookimpls", "listener", "closer", "workflow", "macros", "connection", "switch"]
+    "module",
+    [
+        "provider",
+        "hookimpls",
+        "listener",
+        "observing",
+        "rules",
+        "policy",
+        "closer",
+        "closing",
+        "workflow",
+        "macros",
+        "connection",
+        "server",
+        "switch",
+    ],
 )
 def test_modules_that_every_process_loads_are_light(tmp_path: Path, module: str) -> None:
     strangers = brought_in(tmp_path, module=f"tracklayer_airflow.{module}") - set(sys.stdlib_module_names)
@@ -65,6 +80,7 @@ def test_modules_that_every_process_loads_are_light(tmp_path: Path, module: str)
 def test_the_decorator_adds_nothing_to_airflow(tmp_path: Path) -> None:
     airflow = "airflow.sdk,airflow.providers.standard.operators.python,airflow.plugins_manager"
     added = brought_in(tmp_path, before=airflow, module="tracklayer_airflow.decorators")
+    added |= brought_in(tmp_path, before=airflow, module="tracklayer_airflow.operator_class")
     added |= brought_in(tmp_path, before=airflow, module="tracklayer_airflow.plugin")
     assert added - set(sys.stdlib_module_names) <= {"tracklayer_airflow", "airflow"}
 
@@ -75,7 +91,7 @@ def test_operators_of_the_registry_bring_in_nothing_heavy(tmp_path: Path) -> Non
         assert brought - set(sys.stdlib_module_names) <= {"tracklayer_airflow", "airflow"}
 
 
-@pytest.mark.parametrize("name", ["flights", "flights_prepare"])
+@pytest.mark.parametrize("name", ["flights", "flights_observed", "flights_prepare"])
 def test_a_dag_file_brings_in_nothing_heavy(tmp_path: Path, name: str) -> None:
     brought = brought_in(tmp_path, file=str(DAGS / f"{name}.py"))
     assert not brought & HEAVY

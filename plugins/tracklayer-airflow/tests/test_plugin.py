@@ -22,6 +22,12 @@ from tracklayer_airflow.plugin import TracklayerPlugin
 print([type(listener).__name__ for listener in TracklayerPlugin().listeners])
 """
 
+TABS = """
+from tracklayer_airflow.plugin import TracklayerPlugin
+plugin = TracklayerPlugin()
+print("tabs:", len(plugin.react_apps), len(plugin.fastapi_apps))
+"""
+
 IMPORT_ERRORS = """
 import sys
 from airflow.dag_processing.dagbag import DagBag
@@ -49,7 +55,7 @@ def test_the_provider_info_is_what_airflow_expects() -> None:
     jsonschema.validate(get_provider_info(), schema)
 
 
-@pytest.mark.parametrize("group", ["tracklayer", "airflow.plugins", "apache_airflow_provider"])
+@pytest.mark.parametrize("group", ["tracklayer", "airflow.plugins", "airflow.policy", "apache_airflow_provider"])
 def test_airflow_and_tracklayer_find_us(group: str) -> None:
     assert "tracklayer-airflow" in {entry.dist.name for entry in entry_points(group=group) if entry.dist}
 
@@ -57,19 +63,27 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "listeners", "message"),
     [
-        ({}, "['DagRunListener']", ""),
+        ({}, "['DagRunListener', 'TaskListener']", ""),
+        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, "['DagRunListener']", ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, "['DagRunListener']", ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, "['DagRunListener']", "no task is observed: setting 'observe'"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "[]", ""),
         ({"TRACKLAYER_ENABLED": "false"}, "[]", ""),
         ({"MLFLOW_TRACKING_URI": ""}, "[]", ""),
+        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, "['DagRunListener']", ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "[]", ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "[]", "DAG runs are not listened to"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "[]", "DAG runs are not listened to"),
     ],
     ids=[
         "tracked",
+        "not observed",
+        "not observed by Airflow's word",
+        "wrong rule",
         "switched off",
         "disabled",
         "no tracking URI",
+        "connection",
         "switched off in Airflow",
         "wrong switch",
         "wrong setting",
@@ -81,6 +95,12 @@ def test_the_listener_is_there_where_it_is_wanted(
     output = run(airflow_home, LISTENERS, environ=environ)
     assert listeners in output
     assert message in output
+
+
+@pytest.mark.parametrize(("value", "tabs"), [("True", 1), ("False", 0), ("perhaps", 0)])
+def test_the_tab_is_there_unless_tracking_is_switched_off(airflow_home: AirflowHome, value: str, tabs: int) -> None:
+    output = run(airflow_home, TABS, environ={"AIRFLOW__TRACKLAYER__ENABLED": value})
+    assert f"tabs: {tabs} {tabs}" in output
 
 
 def test_the_switch_is_in_airflows_configuration(airflow_home: AirflowHome) -> None:

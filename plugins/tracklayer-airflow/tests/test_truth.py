@@ -197,7 +197,7 @@ def test_reconciling_leaves_what_runs_and_ends_what_was_deleted(
     assert json.loads(capsys.readouterr().out)["left_alone"] == []
     asked.hold.unlink()
     asked.service.wait("waits", asked.waiting)
-    delete(asked.service, f"/api/v2/dags/waits/dagRuns/{asked.waiting}")
+    asked.service.call(f"/api/v2/dags/waits/dagRuns/{asked.waiting}", method="DELETE")
     assert run(arguments) == 0
     assert "deleted" in json.loads(capsys.readouterr().out)["left_alone"][0]["because"], "it may be restored"
     assert run([*arguments, "--apply", "--older-than", "0s"]) == 0
@@ -208,12 +208,6 @@ def run(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return int(ended.value.code or 0)
-
-
-def delete(service: AirflowService, path: str) -> None:
-    headers = {"Authorization": f"Bearer {service._token}"}
-    request = urllib.request.Request(service.uri + path, method="DELETE", headers=headers)
-    urllib.request.urlopen(request, timeout=30).close()
 
 
 def milliseconds(moment: str) -> int:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tracklayer_airflow.hooks import MlflowHook
-    from tracklayer_airflow.macros import run_id, token
+    from tracklayer_airflow.macros import experiment_id, parent_id, run_id, token
+    from tracklayer_airflow.operator_class import tracked
     from tracklayer_airflow.operators import Tracked, TrackedPythonOperator
     from tracklayer_airflow.registry import RegisterModelOperator, SetModelAliasOperator
     from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
@@ -38,8 +39,11 @@ __all__ = [
     "Tracked",
     "TrackedPythonOperator",
     "__version__",
+    "experiment_id",
+    "parent_id",
     "run_id",
     "token",
+    "tracked",
 ]
 
 _HOME = {
@@ -50,8 +54,11 @@ _HOME = {
     "SetModelAliasOperator": "registry",
     "Tracked": "operators",
     "TrackedPythonOperator": "operators",
+    "experiment_id": "macros",
+    "parent_id": "macros",
     "run_id": "macros",
     "token": "macros",
+    "tracked": "operator_class",
 }
 
 

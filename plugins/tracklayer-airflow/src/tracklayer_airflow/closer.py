@@ -45,14 +45,25 @@ class Closer:
         """
         line = json.dumps(end, default=str).encode() + b"\n"
         with self._lock:
-            if self._pid != os.getpid():  # a fork of the process that started it has to start its own
-                self._drop()
-                self._backlog = bytearray()
+            self._own()
             if len(self._backlog) + len(line) > BACKLOG:
                 log.warning("tracking: too many DAG runs wait for their parents to be ended; one was left out")
                 return
             self._backlog += line
             self._write()
+
+    def begin(self) -> None:
+        """Start the process, if it does not run: it looks after what is killed on this machine. Returns at once."""
+        with self._lock:
+            self._own()
+            if self._process is None or self._process.poll() is not None:
+                self._start()
+
+    def _own(self) -> None:
+        """A fork of the process that started it has to start its own."""
+        if self._pid != os.getpid():
+            self._drop()
+            self._backlog = bytearray()
 
     def _write(self) -> None:
         for _ in range(2):  # a process that has died is started anew, once
@@ -75,7 +86,7 @@ class Closer:
     def _start(self) -> None:
         self._drop()
         first, self._pid = self._pid != os.getpid(), os.getpid()
-        command = [sys.executable, "-m", "tracklayer_airflow.closing"]
+        command = [sys.executable, "-m", "tracklayer_airflow.closing", *_connection()]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -103,3 +114,15 @@ class Closer:
             process.wait(FAREWELL)
         except (OSError, subprocess.TimeoutExpired) as error:
             log.info("tracking: parents are still being ended: %s", error)
+
+
+def _connection() -> list[str]:
+    """The name of the connection with the MLflow server, if there is one; it is not looked up here."""
+    from tracklayer_airflow.server import connection_here
+
+    try:
+        conn_id = connection_here()
+    except Exception as error:
+        log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
+        return []
+    return [conn_id] if conn_id else []

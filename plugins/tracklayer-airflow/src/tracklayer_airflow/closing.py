@@ -2,7 +2,8 @@
 
 Run as a module (``python -m tracklayer_airflow.closing``) it is the process to which the scheduler's listener writes:
 one JSON object a line on standard input. Each goes to this process's journal, from where it is delivered, however long
-the tracking server is away; meanwhile it delivers what tasks left behind on this machine, too. It ends when its
+the tracking server is away. Meanwhile, and where there is no word for long, it delivers what tasks left behind on this
+machine: a task that was killed is so ended within the minute, while its DAG run goes on. The process ends when its
 standard input is closed or the scheduler is gone; what is not delivered by then, the next one delivers.
 """
 
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from tracklayer.settings import Settings
+
 log = logging.getLogger("tracklayer")
 
 WATCH: Final = 5.0
@@ -32,46 +35,98 @@ def close(end: Mapping[str, Any]) -> None:
     """Have the parent of a DAG run ended, as the listener heard that it ended.
 
     Args:
-        end: ``facts`` (see `tracklayer_airflow.workflow`), ``status``, ``error``, and ``tracked``: whether the DAG has
-            tracked tasks. If so, and the tracking server has no parent, it is waited for: the tasks' journals may still
-            have to be delivered.
+        end: ``facts`` (see `tracklayer_airflow.workflow`), ``status``, ``error``, ``tracked``: whether the DAG has
+            tracked tasks, and ``observed``: whether it has tasks that are observed. If it has tracked ones, and the
+            tracking server has no parent, it is waited for: the tasks' journals may still have to be delivered. With
+            observed ones alone it is waited for only if the server was away when the DAG run ended, and for a day:
+            nobody knows whether any of them used MLflow.
 
     Raises:
         tracklayer.exceptions.TracklayerError: only with ``on_error = "raise"``.
     """
     from tracklayer import settings as settings_module
+    from tracklayer_airflow import server
+
+    # With dag.test() this is the process that runs the tasks.
+    with server.environment(server.outside_of_tasks(server.connection_here())):
+        _close(end, settings_module.load())
+
+
+def _close(end: Mapping[str, Any], settings: Settings) -> None:
     from tracklayer.context import RunContext, RunRef
     from tracklayer.identity import workflow_run_key
     from tracklayer.provisional import PENDING, provisional_id
     from tracklayer.tracking import close_workflow_run
     from tracklayer_airflow import workflow
 
-    settings = settings_module.load()
     workflow_run = workflow.workflow_run(end["facts"], instance=settings.instance)
     key = workflow_run_key(workflow_run)
-    parent = RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key) if end.get("tracked") else None
-    context = RunContext(workflow_run=workflow_run)
-    close_workflow_run(context, end["status"], parent=parent, error=end["error"], settings=settings)
+    tracked, observed = bool(end.get("tracked")), bool(end.get("observed"))
+    known = tracked or observed
+    close_workflow_run(
+        RunContext(workflow_run=workflow_run),
+        end["status"],
+        parent=RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key) if known else None,
+        error=end["error"],
+        observed=observed,
+        perhaps=observed and not tracked,
+        settings=settings,
+    )
 
 
-def main() -> None:
-    """Do what is written to standard input, until it is closed or the process that started this one is gone."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+def main(conn_id: str | None = None) -> None:
+    """Do what is written to standard input, until it is closed or the process that started this one is gone.
+
+    Args:
+        conn_id: the connection with the MLflow server; None: MLflow's own variables name it.
+    """
+    _log_to_stderr()
     stopping: list[int] = []
     # Ctrl-C and a stop of the whole process group reach this process too: it still has to write the last ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    if conn_id is not None:
+        _speak_to(conn_id)
     for line in _lines(sys.stdin.fileno(), stopping):
         try:
-            close(json.loads(line))
+            if line is None:
+                _look_around()
+            else:
+                close(json.loads(line))
         except ValueError:
             log.warning("tracking: the end of a DAG run could not be read: %.200r", line)
         except Exception as error:
             log.warning("tracking: the parent of a DAG run was not ended: %s: %.200r", error, line)
 
 
-def _lines(stdin: int, stopping: list[int]) -> Iterator[bytes]:
-    """The lines on standard input as they come."""
+def _look_around() -> None:
+    from tracklayer.tracking import deliver_left_behind
+
+    deliver_left_behind()
+
+
+def _speak_to(conn_id: str) -> None:
+    """Have this process speak to the connection's server, for good: what is delivered at its very end goes there, too."""
+    from tracklayer_airflow import server
+
+    why = "it is not to be had without the metadata database"
+    try:
+        found = server.outside_of_tasks(conn_id)
+    except Exception as error:
+        found, why = {}, str(error)
+    _log_to_stderr()  # Airflow, which was imported for that, logs to standard output, where nobody reads
+    server.put(found)
+    if not found:
+        log.warning("tracking: MLflow's own variables name the server, not the connection %r: %s", conn_id, why)
+
+
+def _log_to_stderr() -> None:
+    form = "%(asctime)s %(name)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=form, stream=sys.stderr, force=True)
+
+
+def _lines(stdin: int, stopping: list[int]) -> Iterator[bytes | None]:
+    """The lines on standard input as they come; None where none has come for a while."""
     parent = os.getppid()
     rest = b""
     while not stopping and os.getppid() == parent:
@@ -81,7 +136,9 @@ def _lines(stdin: int, stopping: list[int]) -> Iterator[bytes]:
                 break
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
+        else:
+            yield None
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

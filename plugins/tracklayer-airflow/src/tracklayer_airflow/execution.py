@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tracklayer import settings as settings_module
-from tracklayer.backend import tracking_uri
+from tracklayer.backend import page_url, tracking_uri
 from tracklayer.exceptions import SettingsError
 from tracklayer.fence import fence
+from tracklayer.provisional import is_provisional
 from tracklayer.tracking import track
-from tracklayer_airflow import handover, place
-from tracklayer_airflow.links import URL_XCOM
+from tracklayer_airflow import awaited, carriers, handover, place, server
+from tracklayer_airflow.links import PARENT_URL_XCOM, MLflowParentLink, MLflowRunLink, push_url
 from tracklayer_airflow.outcome import of_task
 
 if TYPE_CHECKING:
@@ -34,25 +36,44 @@ def run_tracked(operator: Tracked, task: Mapping[str, Any], work: Callable[[], A
         settings = settings_module.load()
     except SettingsError:
         return _untracked(operator, work, None)  # `track` says what is wrong
-    if not settings.enabled or tracking_uri(settings) is None:
+    if not settings.enabled:
         return _untracked(operator, work, settings)
+    with ExitStack() as stack:
+        usable: Settings | None = None
+        with fence("finding the MLflow server", settings.on_error):
+            conn_id = server.connection_id(settings)
+            if conn_id is not None:
+                stack.enter_context(server.of_task(conn_id))
+            usable = settings if conn_id is None else settings_module.load()
+        if usable is None:  # and not tracked anywhere else
+            return _untracked(operator, work, msgspec.structs.replace(settings, enabled=False))
+        if tracking_uri(usable) is None:
+            return _untracked(operator, work, usable)
+        return _in_stage(operator, task, work, usable)
+
+
+def _in_stage(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any], settings: Settings) -> Any:
     context: RunContext | None = None
     with fence("finding out where this task runs", settings.on_error):
         context = place.run_context(task, settings)
     if context is None:
         return _untracked(operator, work, msgspec.structs.replace(settings, enabled=False))
     with track(
-        operator.stage,
+        operator.tracking_argument("stage"),
         context=context,
-        run_name=operator.run_name,
-        tags=operator.run_tags,
-        experiment=operator.experiment,
+        run_name=operator.tracking_argument("run_name"),
+        tags=operator.tracking_argument("run_tags"),
+        experiment=operator.tracking_argument("experiment"),
         outcome=of_task,
         settings=settings,
     ) as run:
         _link(operator, task, run, settings)
-        result = work()
+        with carriers.loaded(operator, run.environment()):
+            result = work()
         if run.token is not None:
+            with fence("linking what the task has waited for", settings.on_error):
+                for upstream in awaited.upstream(operator, task):
+                    run.link(upstream)
             with fence("handing over by assets", settings.on_error):
                 handover.fill_outlets(task, run.token)
         return result
@@ -60,23 +81,30 @@ def run_tracked(operator: Tracked, task: Mapping[str, Any], work: Callable[[], A
 
 def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | None) -> Any:
     """Do `work` untracked; there is a current run all the same, for user code that asks for it, and it does nothing."""
-    operator.operator_extra_links = ()  # of this instance: no empty link is to be stored for it
-    with track(operator.stage, settings=settings):
+    with fence("taking the links from the task's page", "log"):
+        _without_links(operator)
+    with track(operator.tracking_argument("stage"), settings=settings):
         return work()
+
+
+def _without_links(operator: Tracked, *kinds: type) -> None:
+    """Take links of these kinds, or all of ours, from this instance: no empty link is to be stored for it."""
+    kinds = kinds or (MLflowRunLink, MLflowParentLink)
+    operator.operator_extra_links = tuple(one for one in operator.operator_extra_links if not isinstance(one, kinds))
 
 
 def _link(operator: Tracked, task: Mapping[str, Any], run: StageRun, settings: Settings) -> None:
     """Make the link on the task's page live at once; Airflow itself stores it only when the task has ended."""
     operator.mlflow_run_url = run.url
-    if run.url is None:
-        operator.operator_extra_links = ()
-        return
     with fence("linking the run on the task's page", settings.on_error):
-        from airflow.sdk.bases.xcom import BaseXCom
-
-        ti = task["ti"]
-        # As Airflow does at the end of the task: past a custom XCom backend, since the web server reads it raw.
-        store = getattr(BaseXCom, "_set_xcom_in_db", BaseXCom.set)
-        store(
-            key=URL_XCOM, value=run.url, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index
-        )
+        parent = run.parent
+        if run.url is None:
+            _without_links(operator)
+            return
+        if parent is not None and not is_provisional(parent.run_id):
+            operator.mlflow_parent_url = page_url(settings, run.tracking_uri or "", parent)
+        else:
+            _without_links(operator, MLflowParentLink)
+        push_url(task["ti"], run.url)
+        if operator.mlflow_parent_url and run.context.parent is None:  # one of the first tasks: for the DAG run's page
+            push_url(task["ti"], operator.mlflow_parent_url, PARENT_URL_XCOM)

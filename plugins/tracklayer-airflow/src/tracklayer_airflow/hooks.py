@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
+
+    from tracklayer.store import Store
 
 
 class MlflowHook(BaseHook):
@@ -38,7 +40,7 @@ class MlflowHook(BaseHook):
 
     @staticmethod
     def get_ui_field_behaviour() -> dict[str, Any]:
-        """The connection's form, for Airflows that do not read it from the provider's metadata (before 3.2)."""
+        """The connection's form, for an Airflow that does not read it from the provider's metadata."""
         return {
             "hidden_fields": [],
             "relabeling": {"host": "Tracking URI", "login": "User", "password": "Password or token"},
@@ -69,17 +71,11 @@ class MlflowHook(BaseHook):
             more: further variables.
         """
         from tracklayer_airflow.connection import VARIABLES
+        from tracklayer_airflow.server import environment
 
-        told = {**self.variables(), **more}
-        names = {*more, *(VARIABLES if self.mlflow_conn_id is not None else ())}
-        before = {name: os.environ.get(name) for name in names}
-        try:
-            for name in names:
-                _set(name, told.get(name))
+        names = VARIABLES if self.mlflow_conn_id is not None else ()
+        with environment({**dict.fromkeys(names), **self.variables(), **more}):
             yield
-        finally:
-            for name, value in before.items():
-                _set(name, value)
 
     @contextmanager
     def client(self, *, retries: int | None = None, timeout: float | None = None) -> Iterator[MlflowClient]:
@@ -103,25 +99,30 @@ class MlflowHook(BaseHook):
             uri = self.variables().get("MLFLOW_TRACKING_URI")
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
 
-    def get_conn(self) -> Any:
-        """Not for MLflow: its client reads credentials from variables, so `client` is a block."""
-        raise NotImplementedError("use: with MlflowHook(...).client() as client")
+    @contextmanager
+    def store(self, *, connect_timeout: float = 5, timeout: float = 60) -> Iterator[Store]:
+        """The connection's server, as tracklayer itself speaks to it: without importing mlflow.
+
+        Args:
+            connect_timeout: seconds in which the server has to be reached.
+            timeout: seconds for each answer.
+
+        Raises:
+            tracklayer.exceptions.SettingsError: the connection cannot be used for MLflow.
+        """
+        from tracklayer.store.opening import open_store
+
+        with self.environment():
+            uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+            with closing(open_store(uri, connect_timeout=connect_timeout, timeout=timeout)) as store:
+                yield store
 
     def test_connection(self) -> tuple[bool, str]:
         """What Airflow's button *Test* asks: whether the server answers and takes the credentials."""
         from tracklayer.exceptions import TracklayerError
-        from tracklayer.store.opening import open_store
 
         try:
-            with self.environment():
-                uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-                return True, f"MLflow {open_store(uri, connect_timeout=5, timeout=10).ping()}"
+            with self.store(timeout=10) as store:
+                return True, f"MLflow {store.ping()}"
         except TracklayerError as error:
             return False, str(error)
-
-
-def _set(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value

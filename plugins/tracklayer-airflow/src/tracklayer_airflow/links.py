@@ -1,8 +1,8 @@
-"""The button on a task's page that opens its run in MLflow."""
+"""The buttons on a task's page that open its run in MLflow, and the DAG run's."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseOperatorLink
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 URL_XCOM: Final = "tracklayer_url"
 """Key of the XCom that holds the address of the run's page; pushed when the run is opened, so that the link is live
 while the task runs, and once more by Airflow itself when the task has ended."""
+
+PARENT_URL_XCOM: Final = "tracklayer_parent_url"
+"""Key of the XCom that holds the address of the page of the DAG run's parent run."""
 
 
 class MLflowRunLink(BaseOperatorLink):
@@ -29,3 +32,33 @@ class MLflowRunLink(BaseOperatorLink):
         """
         url = getattr(operator, "mlflow_run_url", None)
         return url if isinstance(url, str) else ""
+
+
+class MLflowParentLink(BaseOperatorLink):
+    """Link from a task to its DAG run's run in MLflow, the parent of all stage runs; live when the task has ended.
+
+    On the DAG run's own page, where operators have no links, it is in a tab (`tracklayer_airflow.tab`).
+    """
+
+    name = "MLflow DAG run"
+    xcom_key = PARENT_URL_XCOM
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002  # Airflow's signature
+        """Address of the parent's page; called as that of `MLflowRunLink` is."""
+        url = getattr(operator, "mlflow_parent_url", None)
+        return url if isinstance(url, str) else ""
+
+
+def push_url(ti: Any, url: str, key: str = URL_XCOM) -> None:
+    """Store the address of a run's page where the web server looks for it, for the task instance `ti` that runs here.
+
+    Args:
+        ti: the task instance.
+        url: the address.
+        key: `URL_XCOM` for the task's own run, `PARENT_URL_XCOM` for that of its DAG run.
+    """
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    # As Airflow does at the end of the task: past a custom XCom backend, since the web server reads it raw.
+    store = getattr(BaseXCom, "_set_xcom_in_db", BaseXCom.set)
+    store(key=key, value=url, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index)

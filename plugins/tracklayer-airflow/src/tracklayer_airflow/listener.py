@@ -17,6 +17,7 @@ from tracklayer_airflow import workflow
 
 if TYPE_CHECKING:
     from tracklayer_airflow.closer import Closer
+    from tracklayer_airflow.rules import Rules
 
 hookimpl = pluggy.HookimplMarker("airflow")
 
@@ -25,6 +26,21 @@ log = logging.getLogger("tracklayer")
 
 class DagRunListener:
     """Has the parent of every DAG run ended as the DAG run ended."""
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        """Begin to listen.
+
+        Args:
+            rules: which tasks are observed; None if none is.
+        """
+        self._rules = rules
+
+    @hookimpl
+    def on_dag_run_running(self, dag_run: Any, msg: str) -> None:  # noqa: ARG002  # Airflow's signature
+        """The DAG run has begun: somebody is to look after its tasks, should one be killed."""
+        dag = getattr(dag_run, "dag", None)
+        if not _by_dag_test(dag_run) and (workflow.is_tracked(dag) or self._is_observed(dag)):
+            self._closer.begin()
 
     @hookimpl
     def on_dag_run_success(self, dag_run: Any, msg: str) -> None:  # noqa: ARG002  # Airflow's signature
@@ -39,9 +55,10 @@ class DagRunListener:
     def _ended(self, dag_run: Any, status: str, error: str | None) -> None:
         dag = getattr(dag_run, "dag", None)
         facts = workflow.facts(dag_run, dag, version=getattr(dag_run, "bundle_version", None))
-        end = {"facts": facts, "status": status, "error": error, "tracked": workflow.is_tracked(dag)}
-        triggered_by = getattr(dag_run, "triggered_by", None)
-        if getattr(triggered_by, "value", triggered_by) == "test":
+        observed = self._is_observed(dag)
+        tracked = workflow.is_tracked(dag)
+        end = {"facts": facts, "status": status, "error": error, "tracked": tracked, "observed": observed}
+        if _by_dag_test(dag_run):
             # dag.test(): there is no scheduler to hold up, and the process may end as soon as this returns.
             from tracklayer_airflow.closing import close
 
@@ -49,8 +66,16 @@ class DagRunListener:
         else:
             self._closer.submit(end)
 
+    def _is_observed(self, dag: Any) -> bool:
+        return self._rules is not None and self._rules.observe_any(dag)
+
     @cached_property
     def _closer(self) -> Closer:
         from tracklayer_airflow.closer import Closer
 
         return Closer()
+
+
+def _by_dag_test(dag_run: Any) -> bool:
+    triggered_by = getattr(dag_run, "triggered_by", None)
+    return getattr(triggered_by, "value", triggered_by) == "test"

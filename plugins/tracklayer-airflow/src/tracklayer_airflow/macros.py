@@ -1,7 +1,7 @@
-"""The token and the run id of a tracked task, for templates and for tasks that trigger something elsewhere.
+"""The token and the ids of a tracked task's run, for templates and for tasks that trigger something elsewhere.
 
 In templates: ``{{ macros.tracklayer.token(ti) }}``, ``{{ macros.tracklayer.run_id(ti, "train") }}``; in Python:
-``tracklayer_airflow.token()``. Both fill in the empty text where there is nothing to hand over (tracking is off, the
+``tracklayer_airflow.token()``. All of them fill in the empty text where there is nothing to hand over (tracking is off, the
 server could not be reached), so that what is triggered is triggered all the same.
 """
 
@@ -52,6 +52,31 @@ def run_id(ti: Any = None, task_id: str | None = None) -> str:
     """The MLflow run id of a tracked task; arguments and answer as of `token`."""
     found = _found(ti, task_id)
     return found.run.run_id if found is not None else ""
+
+
+def parent_id(ti: Any = None, task_id: str | None = None) -> str:
+    """The MLflow run id of the DAG run, the parent of its stage runs; arguments and answer as of `token`.
+
+    It is known from a task that runs or has run: the templates of the first tracked task of a DAG run are filled in
+    before there is one, and get the empty text.
+    """
+    found = _found(ti, task_id)
+    return found.parent.run_id if found is not None and found.parent is not None else ""
+
+
+def experiment_id(ti: Any = None, task_id: str | None = None) -> str:
+    """The id of the MLflow experiment of a tracked task's run; arguments and answer as of `token`.
+
+    The id and not the name, as it is what addresses (``/#/experiments/<id>``) and MLflow's own variable
+    ``MLFLOW_EXPERIMENT_ID`` take. Empty also while the server has not told it, because it is away.
+    """
+    found = _found(ti, task_id)
+    if found is None:
+        return ""
+    from tracklayer.provisional import BY_NAME, PENDING
+
+    identifier = found.run.experiment_id
+    return "" if identifier == PENDING or identifier.startswith(BY_NAME) else identifier
 
 
 def _found(ti: Any, task_id: str | None) -> Token | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
-from tracklayer_airflow.links import MLflowRunLink
+from tracklayer_airflow.links import MLflowParentLink, MLflowRunLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracklayer")
 
+ARGUMENTS: Final = frozenset({"stage", "run_name", "experiment", "run_tags"})
+"""Names of the arguments that every tracked operator takes."""
+
 
 class Tracked(BaseOperator):
     """Put this in front of any operator class, and its tasks run inside an MLflow run of their own.
 
-    ::
+    `tracklayer_airflow.tracked` does that for a class that is there. In a class of your own::
 
-        class TrackedBashOperator(Tracked, BashOperator):
+        class TrainOperator(Tracked, BashOperator):
             template_fields = (*BashOperator.template_fields, *Tracked.template_fields)
 
-    The task ends exactly as it would without: the same state, the same exception, the same XComs (plus ``tracklayer``
-    and ``tracklayer_url``). What fails in tracking is logged.
+    The task ends exactly as it would without: the same state, the same exception, the same XComs (plus ``tracklayer``,
+    ``tracklayer_url`` and ``tracklayer_parent_url``). What fails in tracking is logged.
 
     Args:
         stage: what the task is for: ``data-prep``, ``training``, ``evaluation`` or a name of your own; None: a plugin
@@ -39,8 +42,11 @@ class Tracked(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("run_name", "experiment", "run_tags")
-    operator_extra_links: Collection[BaseOperatorLink] = (MLflowRunLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (MLflowRunLink(), MLflowParentLink())
     mlflow_run_url: str | None = None
+    mlflow_parent_url: str | None = None
+    taken: ClassVar[frozenset[str]] = frozenset()
+    """Those of `ARGUMENTS` that the operator behind has for itself: they are passed on, and not tracking's."""
 
     def __init__(
         self,
@@ -51,11 +57,16 @@ class Tracked(BaseOperator):
         run_tags: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.stage = stage
-        self.run_name = run_name
-        self.experiment = experiment
-        self.run_tags = run_tags
+        given: dict[str, Any] = {"stage": stage, "run_name": run_name, "experiment": experiment, "run_tags": run_tags}
+        # The operator's own default stands where it was not given.
+        passed = {name: given.pop(name) for name in self.taken}
+        super().__init__(**{name: value for name, value in passed.items() if value is not None}, **kwargs)
+        for name, value in given.items():
+            setattr(self, name, value)
+
+    def tracking_argument(self, name: str) -> Any:
+        """One of `ARGUMENTS`, rendered; None if it was not given, or is the operator's own."""
+        return None if name in self.taken else getattr(self, name, None)
 
     def execute(self, context: Context) -> Any:
         """Do the operator's work inside a stage run."""

@@ -40,7 +40,7 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         task=ti.task_id,
         index=None if ti.map_index is None or ti.map_index < 0 else str(ti.map_index),
         try_number=ti.try_number,
-        resumed=_resumed(task),
+        resumed=resumed(task),
         url=ti.log_url,
         started_at=ti.start_date,
         params=MappingProxyType(_params(task) if with_arguments else {}),
@@ -86,7 +86,7 @@ def _dag_run_url(ti: Any) -> str:
     return f"{base.rstrip('/')}/dags/{quote(ti.dag_id)}/runs/{quote(ti.run_id)}"
 
 
-def _resumed(task: Mapping[str, Any]) -> bool:
+def resumed(task: Mapping[str, Any]) -> bool:
     """Whether this same try has run before: it comes back from a deferral, or was rescheduled."""
     server = getattr(task["ti"], "_ti_context_from_server", None)
     return bool(getattr(server, "next_method", None) or task.get("task_reschedule_count"))

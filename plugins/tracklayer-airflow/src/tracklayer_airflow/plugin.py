@@ -1,8 +1,10 @@
-"""The Airflow plugin (entry point ``airflow.plugins``): macros for templates, and the listener on DAG runs."""
+"""The Airflow plugin (entry point ``airflow.plugins``): macros, listeners on DAG runs and tasks, a tab for DAG runs."""
 
 from __future__ import annotations
 
 import logging
+from functools import cached_property
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -15,15 +17,39 @@ class TracklayerPlugin(AirflowPlugin):
     """Makes ``{{ macros.tracklayer.token(ti) }}`` known, and ends parents when their DAG runs end."""
 
     name = "tracklayer"
-    macros = [_macros.token, _macros.run_id]  # noqa: RUF012  # Airflow declares it as an attribute
+    macros = [_macros.token, _macros.run_id, _macros.parent_id, _macros.experiment_id]  # noqa: RUF012  # Airflow's own
 
     @property
     def listeners(self) -> list[object]:  # type: ignore[override]  # asked for once, where listeners are gathered
-        """The listener on DAG runs; none where tracking is off or the setting ``[airflow] listener`` is false."""
+        """The listeners on DAG runs and on observed tasks.
+
+        None where tracking is off or the setting ``[airflow] listener`` is false; the one on tasks is there if
+        the rules have any tasks observed.
+        """
         try:
             return _listeners()
         except Exception as error:  # wrong settings, a broken installation: the pipelines run on
             log.error("tracking: DAG runs are not listened to: %s", error)  # noqa: TRY400  # it explains itself
+            return []
+
+    @cached_property
+    def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # asked for in the API server alone
+        """What is mounted in Airflow's API server: the file of the tab. None where tracking is switched off."""
+        if not self.react_apps:
+            return []
+        from tracklayer_airflow.tab import PREFIX, application
+
+        return [{"name": self.name, "app": application(), "url_prefix": PREFIX}]
+
+    @cached_property
+    def react_apps(self) -> list[Any]:  # type: ignore[override]  # Airflow takes out of it what it does not show
+        """The tab "MLflow" on a DAG run's page; none where tracking is switched off."""
+        from tracklayer_airflow.switch import is_on
+        from tracklayer_airflow.tab import REACT_APP
+
+        try:
+            return [dict(REACT_APP)] if is_on() else []
+        except Exception:  # a wrong switch, of which the listeners have told; Airflow's pages are there without the tab
             return []
 
 
@@ -34,11 +60,20 @@ def _listeners() -> list[object]:
     if not is_on():
         return []
     from tracklayer import settings as settings_module
+    from tracklayer_airflow.server import connection_id
     from tracklayer_airflow.settings import airflow_settings
 
     settings = settings_module.load()
-    if not settings.enabled or not settings.tracking_uri or not airflow_settings(settings).listener:
+    if not settings.enabled or not airflow_settings(settings).listener:
+        return []
+    if not settings.tracking_uri and not connection_id(settings):
         return []
     from tracklayer_airflow.listener import DagRunListener
+    from tracklayer_airflow.rules import rules_here
 
-    return [DagRunListener()]
+    rules = rules_here()
+    if rules is None:
+        return [DagRunListener()]
+    from tracklayer_airflow.observing import TaskListener
+
+    return [DagRunListener(rules), TaskListener(rules)]

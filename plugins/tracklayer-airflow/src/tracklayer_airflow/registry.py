@@ -61,9 +61,12 @@ class RegisterModelOperator(BaseOperator):
     def execute(self, context: Context) -> str:
         """Register it; returns the version."""
         run_id = self.run_id or self._run_upstream(context)
-        with MlflowHook(self.mlflow_conn_id).client() as client:
+        tags = {str(key): str(value) for key, value in (self.version_tags or {}).items()}
+        hook = MlflowHook(self.mlflow_conn_id)
+        with hook.client() as client:
             model_id = self._model_of(client, run_id)
-            version = self._version_of(client, model_id, run_id)
+            with hook.store() as store:
+                version = store.register_model(model_id, self.name, tags)
             if self.alias:
                 client.set_registered_model_alias(self.name, self.alias, version)
         self.log.info("%s of run %s is version %s of %s", model_id, run_id, version, self.name)
@@ -87,23 +90,6 @@ class RegisterModelOperator(BaseOperator):
             asked = "a model" if self.model is None else f"the model {self.model!r}"
             raise RuntimeError(f"the run {run_id} did not make {asked}, or more than one; its models: {names}")
         return str(fitting[0].model_id)
-
-    def _version_of(self, client: MlflowClient, model_id: str, run_id: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = f"models:/{model_id}"
-        quoted = self.name.replace("'", "\\'")
-        for version in client.search_model_versions(f"name='{quoted}'"):
-            if version.source == source:
-                return str(version.version)
-        tags = {str(key): str(value) for key, value in (self.version_tags or {}).items()}
-        made = client.create_model_version(self.name, source, run_id=run_id, tags=tags, model_id=model_id)
-        return str(made.version)
 
 
 class SetModelAliasOperator(BaseOperator):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -49,9 +50,9 @@ class MlflowSensor(BaseSensorOperator):
                 self.log.warning("MLflow did not answer, it is asked again: %s", error)
                 return PokeReturnValue(is_done=False)
 
+    @abstractmethod
     def ask(self, client: MlflowClient) -> PokeReturnValue:
         """What a sensor asks."""
-        raise NotImplementedError
 
 
 class MlflowRunSensor(MlflowSensor):

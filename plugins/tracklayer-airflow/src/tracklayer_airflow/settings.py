@@ -18,6 +18,21 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             refuses to load DAGs with a task that has ``end_from_trigger=True`` while any listener is registered: set
             this to false if you have such DAGs; parents then stay RUNNING.
         arguments: log the arguments of tracked Python functions as params.
+        mlflow_conn_id: the Airflow connection (of the type ``mlflow``) with the server that tracked tasks are tracked at;
+            Airflow's own option ``[tracklayer] mlflow_conn_id`` goes before it. If there is neither, MLflow's
+            variables.
+        observe: follow tasks whose code calls MLflow by itself, see `tracklayer_airflow.rules`. Every setting from here
+            to `own_runs` may stand in Airflow's configuration instead, by the same name in its section
+            ``[tracklayer]``, which wins.
+        observe_dags: patterns (``train_*``) for ids of DAGs whose tasks are observed; none: all.
+        skip_dags: patterns for ids of DAGs whose tasks are not.
+        observe_tags: patterns for tags of DAGs; none: all DAGs.
+        observe_tasks: patterns for ids of tasks, with or without DAG (``flights.train``); none: all.
+        skip_tasks: patterns for ids of tasks that are not observed.
+        observe_operators: patterns for names of operators, with or without module; none: all.
+        observe_owners: patterns for owners of tasks; none: all.
+        observe_stages: patterns for stages; none: all.
+        own_runs: give a run of its own to an observed task that has started none by its end.
         api_url: address of Airflow's API server (``https://airflow.example.com``), for ``tracklayer reconcile``; None
             takes that of Airflow's own variable ``AIRFLOW__API__BASE_URL``, if it is set where that runs.
         api_username: who asks the API; None asks without a name, which some Airflows allow.
@@ -28,6 +43,17 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     listener: bool = True
     arguments: bool = True
+    mlflow_conn_id: str | None = None
+    observe: bool = True
+    observe_dags: tuple[str, ...] = ()
+    skip_dags: tuple[str, ...] = ()
+    observe_tags: tuple[str, ...] = ()
+    observe_tasks: tuple[str, ...] = ()
+    skip_tasks: tuple[str, ...] = ()
+    observe_operators: tuple[str, ...] = ()
+    observe_owners: tuple[str, ...] = ()
+    observe_stages: tuple[str, ...] = ()
+    own_runs: bool = False
     api_url: str | None = None
     api_username: str | None = None
     api_password: str | None = None

@@ -59,7 +59,13 @@ def tokens(task: Mapping[str, Any]) -> tuple[Token, ...]:
 
 def token_of(ti: Any, task_id: str) -> Token | None:
     """The token of one task of the same DAG run, of its lowest map index if it is mapped; None if it has none."""
-    return next(iter(_parsed(_pull(ti, task_id, None))), None)
+    return next(iter(parsed(_pull(ti, task_id, None))), None)
+
+
+def own_token(ti: Any) -> Token | None:
+    """The token that this very task instance has pushed; None if it has pushed none."""
+    index = None if ti.map_index is None or ti.map_index < 0 else ti.map_index
+    return next(iter(parsed(_pull(ti, ti.task_id, index))), None)
 
 
 def event_tokens(task: Mapping[str, Any]) -> Sequence[tuple[str, Token]]:
@@ -71,7 +77,7 @@ def event_tokens(task: Mapping[str, Any]) -> Sequence[tuple[str, Token]]:
         if uri is None:  # an alias: its events stand at their assets too
             continue
         for event in events[asset]:
-            found.extend((uri, token) for token in _parsed([(event.extra or {}).get(TOKEN_XCOM)]))
+            found.extend((uri, token) for token in parsed([(event.extra or {}).get(TOKEN_XCOM)]))
     return found
 
 
@@ -88,7 +94,7 @@ def _walk(ti: Any, dag: Any) -> Iterable[Token]:
             if lookups > LOOKUPS:
                 log.warning("tracking: %s has too many untracked tasks upstream; not all were asked", ti.task_id)
                 return
-            found = _parsed(_pull(ti, task_id, _relevant_index(ti, here, tasks[task_id])))
+            found = parsed(_pull(ti, task_id, _relevant_index(ti, here, tasks[task_id])))
             yield from found
             if not found and tasks[task_id].upstream_task_ids:
                 bare.append(task_id)
@@ -103,7 +109,8 @@ def _pull(ti: Any, task_id: str, index: int | None) -> list[Any]:
     return [ti.xcom_pull(task_ids=task_id, key=TOKEN_XCOM, map_indexes=index)]
 
 
-def _parsed(texts: Iterable[object]) -> list[Token]:
+def parsed(texts: Iterable[object]) -> list[Token]:
+    """The tokens that can be read; of one that cannot, the log tells."""
     found = []
     for text in texts:
         if not text:

@@ -52,7 +52,12 @@ def is_tracked(dag: Any) -> bool:
     task that is tracked by its own code (``with tracklayer.track()``) cannot be told.
     """
     tasks = getattr(dag, "task_dict", None) or {}
-    return any(set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS for task in tasks.values())
+    return any(is_tracked_operator(task) for task in tasks.values())
+
+
+def is_tracked_operator(task: Any) -> bool:
+    """Whether a task's operator is a tracked one, as far as its templated fields show that."""
+    return set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS
 
 
 def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = None) -> WorkflowRun:

@@ -1,0 +1,199 @@
+"""Tasks that are observed: their code calls MLflow by itself, and what it starts there becomes the task's run.
+
+Heard in the task's own process, before the task runs and after it has ended. Before, no more is done than to say that
+somebody listens; the rest waits until the code creates a run (see `tracklayer.observation`).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tracklayer.observation import Followed
+    from tracklayer.outcome import Outcome
+    from tracklayer.stage import StageRun
+    from tracklayer_airflow.rules import Rules
+
+hookimpl = pluggy.HookimplMarker("airflow")
+
+log = logging.getLogger("tracklayer")
+
+RUNNER: Final = "TaskRunnerMarker"
+"""By what Airflow says that it is a task's process that is about to stop."""
+
+
+class TaskListener:
+    """Follows the tasks that the rules choose; those of tracked operators follow themselves."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._place: tuple[object, ...] | None = None
+
+    @hookimpl
+    def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
+        """A task is about to be executed, in this process."""
+        try:
+            self._place = None
+            if _follow(task_instance, self._rules):
+                self._place = _place(task_instance)
+        except Exception:  # a broken installation of tracklayer is no reason for the task to fail
+            log.warning("tracking: the task is not observed", exc_info=True)
+
+    @hookimpl
+    def on_task_instance_success(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
+        """A task has succeeded."""
+        self._ended(task_instance, None, skipped=False)
+
+    @hookimpl
+    def on_task_instance_skipped(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
+        """A task has skipped itself."""
+        self._ended(task_instance, None, skipped=True)
+
+    @hookimpl
+    def on_task_instance_failed(self, previous_state: Any, task_instance: Any, error: Any) -> None:  # noqa: ARG002
+        """A try of a task has failed, for good or to be tried again."""
+        self._ended(task_instance, error or "the task failed", skipped=False)
+
+    @hookimpl
+    def before_stopping(self, component: Any) -> None:
+        """The task's process is about to end: what nobody has ended goes on in another one (a deferral, a reschedule)."""
+        if type(component).__name__ == RUNNER and self._place is not None:
+            self._over(_left_open, None)
+
+    def _ended(self, task_instance: Any, error: Any, *, skipped: bool) -> None:
+        # The same hooks are called in the scheduler and in the API server, for tasks that nobody follows there.
+        if self._place is not None and self._place == _place(task_instance):
+            self._over(partial(_end, task_instance, self._rules, skipped=skipped), error)
+
+    def _over(self, how: Any, error: Any) -> None:
+        self._place = None
+        try:
+            how(error)
+        except Exception:
+            log.warning("tracking: the run of an observed task was not ended", exc_info=True)
+
+
+def _place(ti: Any) -> tuple[object, ...]:
+    return (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+
+
+def _follow(ti: Any, rules: Rules) -> bool:
+    """Leave word that the task is observed; False if it is not."""
+    from tracklayer.observation import Observation, observe
+
+    observe(None)
+    if not rules.observe_task(ti.task, ti.task.dag):
+        return False
+    _without_link(ti.task)
+    observe(Observation(partial(_described, ti, rules), partial(_opened, ti)))
+    return True
+
+
+def _without_link(operator: Any) -> None:
+    """Take the link of this very instance away: Airflow would store an empty one at the end of a task without a run."""
+    from tracklayer_airflow.policy import is_ours
+
+    links = operator.operator_extra_links
+    if any(is_ours(link) for link in links):
+        operator.operator_extra_links = tuple(link for link in links if not is_ours(link))
+
+
+def _described(ti: Any, rules: Rules) -> Followed | None:
+    """Where the task runs, asked when its code first uses MLflow; None if its stage is not observed."""
+    from tracklayer import dispatch, registry
+    from tracklayer import settings as settings_module
+    from tracklayer.observation import Followed
+    from tracklayer_airflow import place
+
+    settings = settings_module.load()
+    context = place.run_context(ti.get_template_context(), settings)
+    if rules.stages:
+        stage = dispatch.stage(registry.load(settings), context, strict=settings.on_error == "raise")
+        if not rules.observe_stage(stage or ti.task_id):
+            return None
+    return Followed(context=context, settings=settings)
+
+
+def _opened(ti: Any, run: StageRun) -> None:
+    """The task's run is there: its page is linked from the task's, and that of the parent from the DAG run's."""
+    from tracklayer.backend import page_url
+    from tracklayer.provisional import is_provisional
+    from tracklayer_airflow.links import PARENT_URL_XCOM, push_url
+
+    if run.url is None:
+        return
+    push_url(ti, run.url)
+    if run.parent is not None and not is_provisional(run.parent.run_id):
+        url = page_url(run.settings, run.tracking_uri or "", run.parent)
+        if url is not None:
+            push_url(ti, url, PARENT_URL_XCOM)
+
+
+def _end(ti: Any, rules: Rules, error: Any, *, skipped: bool) -> None:
+    """End the task's run as the task ended; one that another process has left open, too, or one of its own."""
+    from tracklayer.observation import current_observation, observe
+
+    observation = current_observation()
+    if observation is None:
+        return
+    if observation.awaits:
+        task = ti.get_template_context()
+        if rules.own_runs or _was_left_open(ti, task):
+            from airflow.sdk.execution_time.context import set_current_context
+
+            with set_current_context(task):  # which Airflow has left already
+                observation.open()
+    if observation.run is not None:
+        outcome = _outcome(error, skipped=skipped)
+        failed = outcome.status in {"FAILED", "KILLED"}
+        observation.end(outcome.status, note=outcome.note, error=error if failed else None)
+    observe(None)
+
+
+def _left_open(error: Any) -> None:  # noqa: ARG001  # there is none
+    from tracklayer.observation import current_observation, observe
+
+    observation = current_observation()
+    if observation is not None:
+        observation.end("RUNNING")
+    observe(None)
+
+
+def _outcome(error: Any, *, skipped: bool) -> Outcome:
+    from tracklayer.outcome import Outcome
+    from tracklayer_airflow.outcome import of_task
+
+    if isinstance(error, BaseException):
+        return of_task(error)
+    if error is not None:
+        return Outcome("FAILED")
+    return Outcome("FINISHED", "skipped" if skipped else None)
+
+
+def _was_left_open(ti: Any, task: Mapping[str, Any]) -> bool:
+    """Whether an earlier part of this very try has started a run that nobody has ended.
+
+    After a deferral its token is there. A reschedule takes XComs away; then the server is asked, if this part of the
+    try has to do with MLflow at all.
+    """
+    from tracklayer_airflow import place, upstream
+
+    if not place.resumed(task):
+        return False
+    if upstream.own_token(ti) is not None:
+        return True
+    if "mlflow" not in sys.modules:
+        return False
+    from tracklayer import settings as settings_module
+    from tracklayer.identity import key_tag, run_key
+    from tracklayer.tracking import find_run
+
+    settings = settings_module.load()
+    return find_run(key_tag(run_key(place.run_context(task, settings))), settings=settings) is not None

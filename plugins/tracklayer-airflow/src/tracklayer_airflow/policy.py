@@ -1,0 +1,39 @@
+"""The button **MLflow run** on the pages of observed tasks (entry point ``airflow.policy``).
+
+Their operators are Airflow's own and know nothing of it. So each gets the link where DAGs are parsed, which is the one
+place from which Airflow's pages learn of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pluggy
+
+hookimpl = pluggy.HookimplMarker("airflow.policy")
+
+log = logging.getLogger("tracklayer")
+
+
+@hookimpl
+def task_policy(task: Any) -> None:
+    """Give an observed task the link to its run. Never raises: Airflow would not load the DAG."""
+    try:
+        from tracklayer_airflow.rules import rules_here
+
+        rules = rules_here()
+        if rules is None or not rules.observe_task(task, task.dag):
+            return
+        links = task.operator_extra_links
+        if isinstance(links, (list, tuple)) and not any(is_ours(link) for link in links):
+            from tracklayer_airflow.links import MLflowRunLink
+
+            task.operator_extra_links = (*links, MLflowRunLink())
+    except Exception:
+        log.warning("tracking: a task has no link to its run", exc_info=True)
+
+
+def is_ours(link: Any) -> bool:
+    """Whether a link of an operator is the one to its run in MLflow."""
+    return type(link).__module__ == "tracklayer_airflow.links"

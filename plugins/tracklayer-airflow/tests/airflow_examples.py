@@ -1,0 +1,114 @@
+"""The example DAGs that come with Airflow and its standard provider, and how they are told apart from each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+from airflow_story import without_tracking
+
+PACKAGES: Final = ("airflow.example_dags", "airflow.providers.standard.example_dags")
+
+FILES_LEFT_OUT: Final = {
+    "example_branch_operator": "makes virtual environments, from a registry",
+    "example_branch_operator_decorator": "makes virtual environments, from a registry",
+    "example_custom_weight": "needs a plugin that comes with the examples",
+    "example_dag_decorator": "asks a server on the Internet",
+    "example_hitl_operator": "waits for people",
+    "example_python_decorator": "makes virtual environments, from a registry",
+    "example_python_operator": "makes virtual environments, from a registry",
+    "example_workday_timetable": "needs a plugin that comes with the examples",
+    "tutorial_objectstorage": "reads from a store on the Internet",
+    "tutorial_taskflow_api_virtualenv": "makes virtual environments, from a registry",
+}
+"""Files of example DAGs that are not run, by their names, and why."""
+
+DAGS_LEFT_OUT: Final = {
+    "example_asset_with_watchers": "waits for a file that somebody else writes",
+    "example_branch_dop_operator_v3": "looks at the minute in which it runs",
+    "example_external_task": "waits for a DAG run that only a scheduler starts",
+    "example_external_task_marker_child": "waits for a DAG run of the same logical date",
+    "example_retry_policy": "waits for minutes between its tries",
+    "example_sensors": "waits for hours and days of the week",
+    "example_task_state_store_mapped": "throws dice in tasks that run in any order",
+    "example_time_delta_sensor_async": "waits for half a minute; test_waiting.py has its sensor",
+    "example_trigger_controller_dag": "waits for a DAG run that only a scheduler starts",
+}
+"""DAGs of the other files that are not run, and why."""
+
+CONFS: Final = {"example_params_ui_tutorial": {"required_field": "wanted by its form"}}
+"""What DAGs want to be started with."""
+
+_VOLATILE: Final = (
+    (r"manual__[0-9T:.+-]+(_\w{8})?", "<run id>"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:?\d\d|Z)?", "<time>"),
+    (r"\d{4}-?\d\d-?\d\dT\d{6}(\.\d+)?", "<time>"),
+    (r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \w+ \d{4}", "<time>"),
+    (r"\b1[789]\d{8}(\.\d+)?\b", "<seconds>"),
+    (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uuid>"),
+    (r"0x[0-9a-f]{6,}", "<address>"),
+)
+
+
+def sources() -> list[Path]:
+    """The files with Airflow's example DAGs."""
+    found: list[Path] = []
+    for package in PACKAGES:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations
+        folder = Path(spec.submodule_search_locations[0])
+        found += sorted(path for path in folder.glob("*.py") if path.stem != "__init__")
+    return found
+
+
+def copied(folder: Path) -> list[dict[str, Any]]:
+    """Copy the files of DAGs, each to a folder of its own: ``dag.test()`` reads all of a DAG's folder anew each time.
+
+    Returns:
+        Airflow's setting ``dag_bundle_config_list``, with a bundle for each.
+    """
+    bundles = []
+    for path in sources():
+        if path.stem not in FILES_LEFT_OUT:
+            place = folder / path.stem
+            place.mkdir(parents=True)
+            shutil.copy(path, place)
+            local = "airflow.dag_processing.bundles.local.LocalDagBundle"
+            bundles.append({"name": path.stem, "classpath": local, "kwargs": {"path": str(place)}})
+    return bundles
+
+
+def without_sleep(folder: Path) -> Path:
+    """A folder for PATH in which ``sleep`` takes no time: the examples' commands sleep for minutes, one for an hour."""
+    folder.mkdir()
+    (folder / "sleep").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "sleep").chmod(0o755)
+    return folder
+
+
+def ending(told: dict[str, Any], home: Path) -> dict[str, Any]:
+    """How a DAG run ended, without what is different each time, and without the XComs that are tracklayer's own.
+
+    >>> told = {"run_id": "manual__2026-01-01T00:00:00+00:00", "state": "success", "tasks": {"a": ["success", 1]}}
+    >>> told |= {"xcoms": {"a.return_value": "at 2026-01-01 10:00:00", "a.tracklayer_url": "http://…"}, "events": {}}
+    >>> ending(told, Path("/home/airflow"))["xcoms"]
+    {'a.return_value': 'at <time>'}
+    """
+    xcoms = without_tracking(told["xcoms"])
+    events = {
+        uri: {name: value for name, value in extra.items() if not name.startswith("tracklayer")}
+        for uri, extra in told["events"].items()
+    }
+    text = json.dumps(
+        {"state": told["state"], "tasks": told["tasks"], "xcoms": xcoms, "events": events}, sort_keys=True
+    )
+    text = text.replace(told["run_id"], "<run id>").replace(str(home), "<home>")
+    for pattern, instead in _VOLATILE:
+        text = re.sub(pattern, instead, text)
+    found: dict[str, Any] = json.loads(text)
+    return found

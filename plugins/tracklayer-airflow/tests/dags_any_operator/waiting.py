@@ -1,0 +1,67 @@
+"""One DAG starts another and waits for it; sensors that are rescheduled and deferred. For a scheduler."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
+from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
+from airflow.sdk import DAG, BaseSensorOperator, PokeReturnValue, task
+
+from tracklayer_airflow import tracked
+
+TRIGGERED_AT = "2026-01-02T03:04:05+00:00"
+PAUSE = 7
+"""Seconds between two parts of one try. Airflow 3.3 fails a try whose next part runs when it hears of the last one's
+end, and LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too)."""
+QUICK: dict[str, Any] = {"external_dag_id": "awaited", "poke_interval": PAUSE, "execution_date_fn": lambda _: moment()}
+
+
+def moment() -> datetime:
+    return datetime.fromisoformat(TRIGGERED_AT)
+
+
+class Rescheduled(BaseSensorOperator):
+    """Is satisfied at its third poke."""
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        return PokeReturnValue(context["task_reschedule_count"] >= 2, xcom_value="poked")
+
+
+with DAG("awaited", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+
+    @task.tracked(stage="data-prep")
+    def prepare() -> list[int]:
+        return [1]  # of several instances Airflow's sensor wants exactly one to be ready
+
+    @task.tracked
+    def part(number: int) -> int:
+        return number
+
+    part.expand(number=prepare())
+
+with DAG("empty", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+    EmptyOperator(task_id="nothing")
+
+with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+    start = tracked(TriggerDagRunOperator)(
+        task_id="start", trigger_dag_id="awaited", logical_date=TRIGGERED_AT, conf={"rows": 7}
+    )
+    after = {
+        "one": tracked(ExternalTaskSensor)(task_id="one", external_task_id="prepare", mode="reschedule", **QUICK),
+        "mapped": tracked(ExternalTaskSensor)(task_id="mapped", external_task_ids=["part"], **QUICK),
+        "whole": tracked(ExternalTaskSensor)(task_id="whole", deferrable=True, **QUICK),
+    }
+
+    @task.tracked
+    def use() -> None: ...
+
+    start >> list(after.values()) >> use()
+    tracked(TriggerDagRunOperator)(
+        task_id="start_and_wait", trigger_dag_id="empty", wait_for_completion=True, deferrable=True, poke_interval=PAUSE
+    )
+    tracked(Rescheduled)(task_id="rescheduled", mode="reschedule", poke_interval=PAUSE)
+    tracked(TimeDeltaSensor)(task_id="deferred", delta=timedelta(seconds=PAUSE), deferrable=True)

@@ -1,0 +1,277 @@
+"""Every way in which a task or a DAG run can end where a real scheduler, supervisors and a triggerer have their hands in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import (
+    DAG,
+    BaseOperator,
+    BaseSensorOperator,
+    PokeReturnValue,
+    TaskGroup,
+    get_current_context,
+    setup,
+    task,
+    teardown,
+)
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+import tracklayer
+from tracklayer_airflow import Tracked
+
+BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
+PAUSE = timedelta(seconds=7)
+"""Between two parts of one try. Airflow 3.3 fails a try whose next part runs when it hears of the last one's end, and
+LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too)."""
+ARGUMENTS: dict[str, Any] = {"retry_delay": timedelta(seconds=1)}
+
+
+class DefersTwice(BaseOperator):
+    """Defers twice, then returns."""
+
+    def execute(self, context: Any) -> None:
+        self.defer(trigger=TimeDeltaTrigger(PAUSE), method_name="again")
+
+    def again(self, context: Any, event: Any = None) -> None:
+        self.defer(trigger=TimeDeltaTrigger(PAUSE), method_name="finish")
+
+    def finish(self, context: Any, event: Any = None) -> str:
+        return "resumed"
+
+
+class TrackedDefersTwice(Tracked, DefersTwice):
+    """The same, tracked."""
+
+
+class ThirdPoke(BaseSensorOperator):
+    """Is satisfied at its third poke."""
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        return PokeReturnValue(context["task_reschedule_count"] >= 2)
+
+
+class TrackedThirdPoke(Tracked, ThirdPoke):
+    """The same, tracked."""
+
+
+def log_try() -> None:
+    """Something of each try, so that a lost one would be missed."""
+    run = tracklayer.current_run()
+    if run is not None:
+        run.log_metric("tried", get_current_context()["ti"].try_number)
+
+
+def hold(seconds: float = 300) -> None:
+    """Wait until the test says go on, having said who and where we are."""
+    ti = get_current_context()["ti"]
+    folder = Path(os.environ["TEST_HOLD"])
+    (folder / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.pid").write_text(f"{os.getpid()} {os.getppid()}")
+    end = time.monotonic() + seconds
+    while not (folder / f"{ti.dag_id}.{ti.task_id}.go").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
+
+    @task.tracked
+    def success() -> None:
+        log_try()
+
+    @task.tracked
+    def exception() -> None:
+        log_try()
+        raise ValueError("no data")
+
+    @task.tracked(retries=2)
+    def airflow_fail() -> None:
+        raise AirflowFailException("no retry will help")
+
+    @task.tracked
+    def airflow_skip() -> None:
+        raise AirflowSkipException("nothing to do")
+
+    @task.tracked
+    def sys_exit() -> None:
+        sys.exit(3)
+
+    @task.tracked
+    def os_exit() -> None:
+        log_try()
+        os._exit(7)
+
+    @task.tracked(execution_timeout=timedelta(seconds=2))
+    def execution_timeout() -> None:
+        time.sleep(120)
+
+    @task.tracked
+    def sigterm() -> None:
+        log_try()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    @task.tracked(retries=1)
+    def sigkill_with_retries() -> None:
+        log_try()
+        if get_current_context()["ti"].try_number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @task.tracked
+    def sigkill() -> None:
+        log_try()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @task.tracked(retries=1)
+    def retried() -> None:
+        log_try()
+        if get_current_context()["ti"].try_number == 1:
+            raise ConnectionError("the first try fails")
+
+    @task.tracked
+    def mapped(number: int) -> None:
+        if number == 3:
+            raise ValueError("three is refused")
+
+    @task.tracked
+    def nothing() -> list[int]:
+        return []
+
+    @task.tracked
+    def over_nothing(number: int) -> None:
+        raise AssertionError(number)
+
+    @task.tracked
+    def after_failure() -> None:
+        raise AssertionError("never runs")
+
+    @task.branch
+    def branch() -> str:
+        return "taken"
+
+    @task.tracked
+    def taken() -> None:
+        log_try()
+
+    @task.tracked
+    def not_taken() -> None:
+        raise AssertionError("never runs")
+
+    @task.short_circuit
+    def short_circuit() -> bool:
+        return False
+
+    @task.tracked
+    def short_circuited() -> None:
+        raise AssertionError("never runs")
+
+    @setup
+    @task.tracked
+    def set_up() -> None:
+        log_try()
+
+    @task.tracked
+    def between() -> None:
+        raise ValueError("the work fails, and is cleaned up after")
+
+    @teardown
+    @task.tracked
+    def tear_down() -> None:
+        log_try()
+
+    ok = success()
+    exception() >> after_failure()
+    airflow_fail(), airflow_skip(), sys_exit(), os_exit(), execution_timeout(), sigterm()
+    sigkill_with_retries(), sigkill(), retried()
+    mapped.expand(number=[1, 2, 3, 4, 5])
+    over_nothing.expand(number=nothing())
+    TrackedDefersTwice(task_id="deferring")
+    TrackedThirdPoke(task_id="rescheduled", mode="reschedule", poke_interval=PAUSE.total_seconds())
+    branch() >> [taken(), not_taken()]
+    short_circuit() >> short_circuited()
+    (set_up() >> between() >> tear_down())
+    with TaskGroup("group"):
+
+        @task.tracked
+        def grouped() -> None:
+            log_try()
+
+        @task.tracked
+        def next_of_group() -> None:
+            log_try()
+
+        ok >> grouped() >> next_of_group()
+
+with DAG("held", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
+
+    @task.tracked(task_id="supervisor_killed")
+    def supervisor_killed() -> None:
+        log_try()
+        hold()
+
+    @task.tracked(task_id="heartbeat_lost")
+    def heartbeat_lost() -> None:
+        log_try()
+        hold()
+
+    @task.tracked(task_id="marked_failed")
+    def marked_failed() -> None:
+        log_try()
+        hold()
+
+    @task.tracked(task_id="marked_success")
+    def marked_success() -> None:
+        log_try()
+        hold()
+
+    supervisor_killed(), heartbeat_lost(), marked_failed(), marked_success()
+
+with DAG("cleared", schedule=None, start_date=BEGINNING):
+
+    @task.tracked(task_id="again")
+    def again() -> None:
+        log_try()
+
+    again() >> EmptyOperator(task_id="end")
+
+with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=15)):
+
+    @task.tracked(task_id="endless")
+    def endless() -> None:
+        log_try()
+        hold(90)
+
+    endless()
+
+with DAG("deleted", schedule=None, start_date=BEGINNING):
+
+    @task.tracked(task_id="forgotten")
+    def forgotten() -> None:
+        log_try()
+        hold(90)
+
+    forgotten()
+
+with DAG("daily", schedule="@daily", start_date=BEGINNING, end_date=datetime(2025, 1, 4, tzinfo=UTC), catchup=False, is_paused_upon_creation=True):  # fmt: skip
+
+    @task.tracked(task_id="day")
+    def day() -> None:
+        log_try()
+
+    day()
+
+for dag_id in ("one_of_two", "two_of_two"):
+    with DAG(dag_id, schedule="@yearly", start_date=BEGINNING, catchup=False):
+
+        @task.tracked(task_id="same")
+        def same() -> None:
+            log_try()
+
+        same()

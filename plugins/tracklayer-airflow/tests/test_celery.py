@@ -1,0 +1,107 @@
+"""CeleryExecutor for real: Redis as broker, PostgreSQL as database, and two workers with a journal folder each."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import redis
+from airflow_story import Story
+from ending_table import GONE, check, how
+
+from harness.airflow import AirflowHome, AirflowService
+from harness.process import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from harness.backends import Backend
+    from harness.mlflow import MlflowServer
+
+HERE = Path(__file__).parent
+WORKERS = ("worker-1", "worker-2")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@dataclass
+class Celery:
+    """A running Airflow with two workers, and where its tasks hold."""
+
+    service: AirflowService
+    uri: str
+    hold: Path
+
+
+@pytest.fixture(scope="module")
+def celery(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_server: MlflowServer, postgresql: Backend, redis_uri: str
+) -> Iterator[Celery]:
+    folder = tmp_path_factory.mktemp("celery")
+    hold = folder / "hold"
+    hold.mkdir()
+    prefix = f"tracklayer-{uuid.uuid4().hex[:12]}:"
+    with ExitStack() as stack:
+        database = stack.enter_context(postgresql.database())
+        stack.callback(forget, redis_uri, prefix)
+        environ = {
+            "MLFLOW_TRACKING_URI": mlflow_server.uri,
+            "TEST_HOLD": str(hold),
+            "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "8",
+            "AIRFLOW__CELERY__BROKER_URL": redis_uri,
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
+            "AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__GLOBAL_KEYPREFIX": prefix,
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        }
+        home = AirflowHome(folder / "home", HERE / "dags_scheduled", database=database)
+        workers = {name: {"TRACKLAYER_JOURNAL": str(folder / f"journal-{name}")} for name in WORKERS}
+        service = AirflowService(home, environ=environ, triggerer=True, workers=workers)
+        stack.enter_context(service)
+        yield Celery(service, mlflow_server.uri, hold)
+
+
+def test_the_table_on_two_workers(celery: Celery) -> None:
+    run_id = celery.service.trigger("ends")
+    celery.service.wait("ends", run_id, seconds=400)
+    told = {"run_id": run_id}
+    wait_for(lambda: Story(celery.uri, "ends", told).parent.status != "RUNNING", 60, "end of the parent")
+    check(celery.service, Story(celery.uri, "ends", told))
+    assert all(celery.hold.with_name(f"journal-{name}").is_dir() for name in WORKERS), "both have worked"
+
+
+def test_a_worker_that_is_killed_with_its_tasks(celery: Celery) -> None:
+    run_id = celery.service.trigger("held")
+    story = {"run_id": run_id}
+    tasks = ("supervisor_killed", "heartbeat_lost", "marked_failed", "marked_success")
+    pids = [celery.hold / f"held.{task}.1.pid" for task in tasks]
+    wait_for(lambda: all(path.exists() and path.read_text() for path in pids), 240, "tasks that hold")
+    worker = psutil.Process(int(pids[0].read_text().split()[0]))
+    mine = [process for process in worker.parents() if "celery worker" in " ".join(process.cmdline())][-1]
+    for process in [mine, *mine.children(recursive=True)]:
+        os.kill(process.pid, signal.SIGKILL)
+    for task in tasks:
+        (celery.hold / f"held.{task}.go").touch()
+    celery.service.wait("held", run_id, seconds=400)
+    wait_for(lambda: Story(celery.uri, "held", story).parent.status != "RUNNING", 60, "end of the parent")
+    ended = {task: how(Story(celery.uri, "held", story).run(task)) for task in tasks}
+    assert ended["supervisor_killed"] == GONE
+    assert set(ended.values()) <= {GONE, ("FINISHED", None)}
+    assert Story(celery.uri, "held", story).parent.status == "FAILED"
+
+
+def forget(uri: str, prefix: str) -> None:
+    """Remove what the broker keeps in Redis."""
+    with closing(redis.Redis.from_url(uri)) as client:
+        keys = list(client.scan_iter(f"{prefix}*"))
+        if keys:
+            client.delete(*keys)

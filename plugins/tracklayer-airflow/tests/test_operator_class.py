@@ -1,0 +1,91 @@
+"""`tracked`, as far as it can be seen without running anything; in a process of its own, where Airflow is at home."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.airflow import AirflowHome
+
+START = """
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import DAG, task
+from tracklayer_airflow import Tracked, TrackedPythonOperator, tracked
+"""
+
+
+def run(airflow_home: AirflowHome, code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", START + code],
+        env=airflow_home.environ(),
+        cwd=airflow_home.folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_class_is_both(airflow_home: AirflowHome) -> None:
+    output = run(
+        airflow_home,
+        """
+kind = tracked(TriggerDagRunOperator)
+assert tracked(TriggerDagRunOperator) is kind
+assert issubclass(kind, Tracked) and issubclass(kind, TriggerDagRunOperator)
+assert set(kind.template_fields) == {*TriggerDagRunOperator.template_fields, "run_name", "experiment", "run_tags"}
+print(kind.__name__, [link.name for link in kind.operator_extra_links])
+assert "Triggers a DAG run" in kind.__doc__
+""",
+    )
+    assert output.split(maxsplit=1) == [
+        "TrackedTriggerDagRunOperator",
+        "['Triggered DAG', 'MLflow run', 'MLflow DAG run']\n",
+    ]
+
+
+def test_dags_are_serialized_with_it(airflow_home: AirflowHome) -> None:
+    run(
+        airflow_home,
+        """
+from airflow.serialization.serialized_objects import DagSerialization
+from tracklayer_airflow.workflow import is_tracked
+with DAG("d", default_args={"stage": "training"}) as dag:
+    one = tracked(BashOperator)(task_id="one", bash_command="true")
+    tracked(BashOperator).partial(task_id="many", run_name="{{ ti.map_index }}").expand(bash_command=["a", "b"])
+assert one.stage == "training"
+serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+assert is_tracked(serialized)
+assert serialized.task_dict["one"].operator_name == "TrackedBashOperator"
+assert "run_tags" in serialized.task_dict["many"].template_fields
+""",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("tracked(BashOperator)", "TrackedBashOperator is tracked already"),
+        ("TrackedPythonOperator", "TrackedPythonOperator is tracked already"),
+        ("BashOperator(task_id='one', bash_command='')", "not the task 'one': the class is meant, BashOperator"),
+        ("run", "not the function run(), for which there is @task.tracked"),
+        ("int", "takes a class of operators"),
+        ("'BashOperator'", "not 'BashOperator'"),
+        ("task.tracked)(run", "TrackedDecoratedOperator is tracked already"),
+    ],
+)
+def test_what_is_no_operator_class_is_named(airflow_home: AirflowHome, wrong: str, message: str) -> None:
+    code = f"""
+def run(): ...
+try:
+    tracked({wrong})
+except TypeError as error:
+    print(error)
+"""
+    assert message in run(airflow_home, code)

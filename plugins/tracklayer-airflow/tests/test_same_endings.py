@@ -1,0 +1,106 @@
+"""Airflow's own example DAGs end tracked as they end untracked: state, tries and XComs of every task."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow_examples import CONFS, DAGS_LEFT_OUT, FILES_LEFT_OUT, copied, ending, sources, without_sleep
+from airflow_story import name
+from observed_story import ObservedStory
+
+from harness.airflow import AirflowHome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.mlflow import MlflowServer
+
+SECONDS = 900
+"""Time limit for all DAGs of one side."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The same DAGs, once without and once with tracking.
+
+    Attributes:
+        uri: of the MLflow server.
+        homes: the homes of the two Airflows, the untracked one first.
+        told: what `AirflowHome.test` told about them, in the same order.
+    """
+
+    uri: str
+    homes: tuple[Path, Path]
+    told: tuple[dict[str, Any], dict[str, Any]]
+
+    def endings(self, dag_id: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        untracked, tracked = (ending(told[dag_id], home) for told, home in zip(self.told, self.homes, strict=True))
+        return untracked, tracked
+
+
+@pytest.fixture(scope="module")
+def sides(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    folder = tmp_path_factory.mktemp("examples")
+    bundles = json.dumps(copied(folder / "dags"))
+    common = {
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles,
+        "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+        "PYTHONHASHSEED": "0",  # some XComs are lists that Airflow makes of sets
+        "PATH": f"{without_sleep(folder / 'bin')}{os.pathsep}{os.environ['PATH']}",
+    }
+    tracked = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__TRACKLAYER__OWN_RUNS": "True"}
+    dags = [
+        "*",
+        *(f"-{dag_id}" for dag_id in DAGS_LEFT_OUT),
+        *(f"{dag_id}={json.dumps(conf)}" for dag_id, conf in CONFS.items()),
+    ]
+
+    def run(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
+        home = AirflowHome(folder / name, folder / "dags")
+        return home.folder, home.test(*dags, environ={**common, **more}, seconds=SECONDS)
+
+    with ThreadPoolExecutor(2) as pool:
+        both = [
+            pool.submit(run, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
+            pool.submit(run, "tracked", tracked),
+        ]
+        (first, untracked), (second, with_it) = (side.result() for side in both)
+    return Sides(mlflow_server.uri, (first, second), (untracked, with_it))
+
+
+@pytest.mark.timeout(1_200)
+def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
+    untracked, tracked = sides.told
+    assert untracked.keys() == tracked.keys()
+    assert len(tracked) > 90
+    endings = {dag_id: sides.endings(dag_id) for dag_id in tracked}
+    different = {dag_id: both for dag_id, both in endings.items() if both[0] != both[1]}
+    assert different == {}
+
+
+def test_they_were_tracked(sides: Sides) -> None:
+    """What was executed has a run for each of its tries, the last of which ended as the task did."""
+    _, tracked = sides.told
+    ends = {"success": "FINISHED", "skipped": "FINISHED", "failed": "FAILED"}
+    found = 0
+    for dag_id, told in tracked.items():
+        runs = [(name(run), run.status) for run in ObservedStory(sides.uri, dag_id, told).runs if name(run)]
+        for task, status in dict(runs).items():  # of several tries the last
+            state, tries = told["tasks"][task]
+            assert (status, [name for name, _ in runs].count(task)) == (ends[state], tries), (dag_id, task)
+        found += len(runs)
+    assert found > 200
+
+
+def test_what_is_left_out_is_there() -> None:
+    """Else the list grows old, and hides what nobody left out on purpose."""
+    files = {path.stem: path.read_text() for path in sources()}
+    assert FILES_LEFT_OUT.keys() <= files.keys()
+    others = "".join(text for stem, text in files.items() if stem not in FILES_LEFT_OUT)
+    named = [*DAGS_LEFT_OUT, *CONFS]  # a DAG is called as it says, or as its file is
+    assert [dag_id for dag_id in named if f'"{dag_id}"' not in others and dag_id not in files] == []
