@@ -9,6 +9,7 @@ UV := $(BIN)/uv
 PLUGINS := airflow git kubeflow prefect
 DISTRIBUTIONS := . examples/flights-model $(PLUGINS:%=plugins/tracklayer-%)
 NAMES := tracklayer flights-model $(PLUGINS:%=tracklayer-%)
+OLDER_AIRFLOWS := 3.1 3.2
 # `tracklayer-kubeflow` takes KFP only where pipelines are written and compiled.
 EXTRAS_kubeflow := [compile]
 
@@ -59,7 +60,7 @@ comma := ,
 
 .PHONY: constraints
 constraints: $(UV) ## Resolve constraints/*.txt anew from *.in and the distributions (UPGRADE=1: to the newest versions)
-	@for name in dev frameworks $(PLUGINS); do $(MAKE) --no-print-directory resolve-$$name || exit 1; done
+	@for name in dev frameworks $(PLUGINS) $(OLDER_AIRFLOWS:%=airflow-%); do $(MAKE) --no-print-directory resolve-$$name || exit 1; done
 
 RESOLVE = $(UV) pip compile --quiet --universal --python-version 3.11 --no-header $(NAMES:%=--no-emit-package %) \
 	$(if $(UPGRADE),--upgrade)
@@ -73,6 +74,11 @@ resolve-dev:
 resolve-frameworks:
 	@$(RESOLVE) --constraint constraints/dev.txt --override constraints/frameworks.overrides constraints/frameworks.in \
 		--output-file constraints/frameworks.txt
+
+# An older Airflow, with which the provider's tests are run; nothing else of ours but what these need.
+resolve-airflow-%:
+	@printf '%s\n' 'apache-airflow~=$*.0' '.[cli,mlflow]' ./examples/flights-model ./plugins/tracklayer-airflow ./plugins/tracklayer-git \
+		| $(RESOLVE) constraints/airflow-matrix.in - --output-file constraints/airflow-$*.txt
 
 resolve-%:
 	@printf '%s\n' . './plugins/tracklayer-$*$(EXTRAS_$*)' \
@@ -136,16 +142,20 @@ BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
 # Running
 # --------------------------------------------------------------------------------------------------------------------
 
-FAULTS := tests/integration/faults
+# Not beside others: they count the requests of a stage (where a machine is so busy that the server seems to be away, there
+# are more), fork the process that runs the tests (which xdist's workers do not bear), look at a terminal's width, or stop
+# a whole demo within seconds.
+ALONE := tests/integration/test_delivery.py tests/integration/test_requests.py tests/integration/test_cli.py \
+	tests/integration/test_mlflow_places.py tests/integration/test_mlflow_artifacts.py tests/examples/test_demo.py
 
 .PHONY: test
 test: install ## All tests (ARGS="-k parent" for some; WORKERS=2 runs files side by side)
 ifneq ($(ARGS)$(WORKERS),)
 	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS)
 else
-# Those of faults wait for servers most of the time, and for each other never: two files at a time take half as long.
-	$(BIN)/pytest -n 2 --dist loadfile $(FAULTS)
-	$(BIN)/pytest --ignore $(FAULTS)
+# They wait for servers and schedulers most of the time, and for each other never: two files at a time take half as long.
+	$(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
+	$(BIN)/pytest $(ALONE)
 endif
 
 FRAMEWORKS := .cache/frameworks
@@ -180,6 +190,23 @@ bench: install ## Every benchmark: a table each, and .bench/NAME.json
 
 bench-%: install
 	@$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
+
+.PHONY: matrix-airflow
+matrix-airflow: $(OLDER_AIRFLOWS:%=matrix-airflow-%) ## The provider's tests with older Airflows (ARGS=plugins/tracklayer-airflow/tests/test_plugin.py for some)
+
+matrix-airflow-%: .cache/airflow-%/installed
+	@echo 'Airflow $*'
+	@.cache/airflow-$*/bin/pytest $(or $(ARGS),plugins/tracklayer-airflow)
+
+# Kept, though only the target before names them.
+.SECONDARY: $(OLDER_AIRFLOWS:%=.cache/airflow-%/installed)
+
+OF_AIRFLOW := . examples/flights-model plugins/tracklayer-airflow plugins/tracklayer-git
+
+.cache/airflow-%/installed: constraints/airflow-%.txt $(OF_AIRFLOW:%=%/pyproject.toml) | install
+	@mkdir -p $(@D)
+	$(call say,Airflow $*,$(UV) venv --quiet --clear --python $(BIN)/python $(@D) && $(UV) pip install --quiet --python $(@D)/bin/python --compile-bytecode --requirements $< && $(UV) pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation $(OF_AIRFLOW:%=--editable %))
+	@touch $@
 
 .PHONY: clean
 clean: ## Remove what was made, but for .venv
