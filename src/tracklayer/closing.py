@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 from tracklayer import dispatch, naming, registry
 from tracklayer.current import open_here
 from tracklayer.description import NOTE_TAG, with_downstream
+from tracklayer.ending import leave_open
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
 from tracklayer.identity import member_tag, workflow_run_key
 from tracklayer.linking import consumers_of, read_links, ref_of
 from tracklayer.opening import milliseconds
-from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.parent import find_parent
 from tracklayer.redaction import Redaction
 
@@ -22,15 +22,10 @@ if TYPE_CHECKING:
     from tracklayer.settings import Settings
     from tracklayer.store import Run
 
-"""How a run ended, in a word for people that the status does not tell."""
-
-LEFT_OPEN: Final = "left open"
-"""Outcome of a stage run that nobody ended before its workflow run ended."""
-
-MEMBERS = 10_000
+MEMBERS: Final = 10_000
 """So many stage runs of one workflow run are looked at when it ends."""
 
-DESCRIBED = 100
+DESCRIBED: Final = 100
 """At most so many upstream runs get their list of downstream runs written anew when a workflow run ends."""
 
 
@@ -75,10 +70,8 @@ def close(
     members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
     for run in members:
-        # Its end may be delivered at this very moment, by whoever found its journal: so it is looked at once more.
-        if run.status == "RUNNING" and run.run_id not in alive and store.get_run(run.run_id).status == "RUNNING":
-            store.log_batch(run.run_id, tags={OUTCOME_TAG: LEFT_OPEN})
-            store.update_run(run.run_id, status="KILLED", end_time=ended_at)
+        if run.status == "RUNNING" and run.run_id not in alive:
+            leave_open(store, run.run_id, ended_at)
     if error:
         message = str(Redaction(settings.redact).mask("error", error))[:1_000]
         store.log_batch(found.run_id, tags={"tracklayer.error.message": message})

@@ -276,7 +276,10 @@ class Courier:
     def gathered(self, operation: Log) -> tuple[str, Sequence[Metric], Mapping[str, str]]:
         """The server's id of the run, and metrics and tags with the server's ids."""
         run_id = self._ids.resolve(operation.run)
-        tags = self._resolved_tags(operation.tags) if operation.tags else operation.tags
+        tags: Mapping[str, str] = operation.tags
+        if tags:
+            tags = self._resolved_tags(tags)
+            self._ends.tagged(run_id, tags)
         points = operation.points
         if any(point.model_id is not None for point in points):
             points = tuple(
@@ -320,18 +323,22 @@ class Courier:
         """Give a run another name."""
         self._backend.store.update_run(self._ids.resolve(operation.run), name=operation.name)
 
+    def announcement(self, operation: End) -> Mapping[str, str]:
+        """Tags that a run is to be given before it is ended; empty unless its end is late."""
+        return self._ends.announcement(self._ids.resolve(operation.run), operation)
+
     def end(self, operation: End) -> None:
         """End a run, or open it again."""
         run_id = self._ids.resolve(operation.run)
         self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
+        self._ends.written(run_id, operation)
         if self._journal.progress.tried(TWICE + operation.run):
             trash_twins(self._backend.store, run_id)
-        self._ends.ended(run_id, operation)
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
 
     def confirm(self) -> None:
-        """Everything is delivered: see to it that nobody has overruled the ends that came late. Raises StoreError."""
+        """Everything is delivered: put right whatever somebody has made meanwhile of runs whose ends came late. Raises StoreError."""
         self._ends.confirm()
 
     def close(self, operation: Close, at: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from tracklayer.ending import REAL_END_TAG
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.operations import (
     Artifact,
@@ -57,6 +58,7 @@ class DeadLetters:
             refusals: what was refused.
             tell: whether the run can be told, with a tag.
         """
+        refusals = [item for item in refusals if item.key != REAL_END_TAG]  # nobody logged that: the end itself follows
         if not refusals:
             return
         for refusal in refusals:

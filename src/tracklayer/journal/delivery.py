@@ -285,8 +285,11 @@ class Delivery:
         elif not isinstance(operation, Header):
             if isinstance(operation, Close):
                 self.send()
-            elif isinstance(operation, BARRIERS) and not self._send(lane):
-                return
+            elif isinstance(operation, BARRIERS):
+                if isinstance(operation, End) and (tags := self._courier.announcement(operation)):
+                    self._gather(Log(operation.run, tags=dict(tags)), lane, record.position)
+                if not self._send(lane):
+                    return
             self._courier.perform(operation, record.at)
             self._troubles.pop(lane, None)
             self.requests += 1

@@ -1,0 +1,93 @@
+"""The end of a run that its own process tells late, while somebody else takes the run for one that nobody will end.
+
+Two write the status of one run then, and neither waits for the other. So that the real end wins in whatever order their
+requests arrive, it is announced before it is written: whoever ends the run in its stead looks, after that, whether a
+real end was announced, and writes it again. If none was, it is yet to be written, and so comes last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from tracklayer.context import Status
+from tracklayer.exceptions import NotFound
+from tracklayer.outcome import OUTCOME_TAG
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tracklayer.store import Run, Store
+
+LEFT_OPEN: Final = "left open"
+"""Value of the tag ``tracklayer.outcome`` on a stage run that nobody ended before its workflow run ended."""
+
+REAL_END_TAG: Final = "mlflow.tracklayer.real_end"
+"""The tag that announces a real end: a JSON object; MLflow's pages do not show it."""
+
+
+class RealEnd(msgspec.Struct, frozen=True):
+    """How a run ended, as its own process says.
+
+    Attributes:
+        status: the run's status.
+        end_time: when it ended, in milliseconds since the epoch.
+        outcome: value of the tag ``tracklayer.outcome``; None if it has none.
+    """
+
+    status: Status
+    end_time: int
+    outcome: str | None = None
+
+    @classmethod
+    def announced(cls, tags: Mapping[str, str]) -> RealEnd | None:
+        """The real end that a run's tags announce; None if they announce none, or nothing that can be read."""
+        try:
+            return msgspec.json.decode(tags.get(REAL_END_TAG, ""), type=cls)
+        except msgspec.DecodeError:
+            return None
+
+    def tags(self) -> dict[str, str]:
+        """The tags that announce it."""
+        return {REAL_END_TAG: msgspec.json.encode(self).decode()}
+
+    def put_right(self, store: Store, run: Run) -> None:
+        """Let a run end like this, whatever somebody else has made of it. Safe to repeat. Raises StoreError.
+
+        Args:
+            store: where the run is.
+            run: as it is now.
+        """
+        if (run.status, run.end_time) != (self.status, self.end_time):
+            store.update_run(run.run_id, status=self.status, end_time=self.end_time)
+        if run.tags.get(OUTCOME_TAG) != LEFT_OPEN:
+            return
+        if self.outcome is not None:
+            store.log_batch(run.run_id, tags={OUTCOME_TAG: self.outcome})
+        else:
+            with contextlib.suppress(NotFound):  # whoever else puts it right was quicker
+                store.delete_tag(run.run_id, OUTCOME_TAG)
+
+
+def leave_open(store: Store, run_id: str, ended_at: int) -> None:
+    """End a stage run that nobody has ended although its workflow run has, unless its real end is on the way.
+
+    Args:
+        store: where the run is.
+        run_id: the run.
+        ended_at: when its workflow run ended, in milliseconds since the epoch.
+
+    Raises:
+        StoreError: the back end cannot be reached; a repetition does the rest.
+    """
+    run = store.get_run(run_id)
+    if run.status != "RUNNING":
+        return
+    if RealEnd.announced(run.tags) is None:
+        store.log_batch(run_id, tags={OUTCOME_TAG: LEFT_OPEN})
+        store.update_run(run_id, status="KILLED", end_time=ended_at)
+        run = store.get_run(run_id)
+    if (end := RealEnd.announced(run.tags)) is not None:
+        end.put_right(store, run)

@@ -1,0 +1,157 @@
+"""A real end that is delivered while somebody ends the workflow run wins, in whatever order their requests arrive."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.leaving import opening_of
+from tracklayer.backend import open_backend
+from tracklayer.closing import close
+from tracklayer.creation import create
+from tracklayer.ending import LEFT_OPEN, REAL_END_TAG, RealEnd
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.live import LiveJournal
+from tracklayer.journal.operations import End, Header, Log
+from tracklayer.journal.recovery import Recovery, left_behind
+from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from harness.mlflow import MlflowServer
+    from tracklayer.backend import Backend
+    from tracklayer.store import Run, Store
+
+ENDED = 1_700_000_002_000
+
+
+class Meanwhile:
+    """A store before whose request number `at` somebody else does all that he has to do."""
+
+    def __init__(self, store: Store, at: int, act: Callable[[], None]) -> None:
+        self._store = store
+        self._left = at
+        self._act = act
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not callable(found):
+            return found
+
+        def request(*args: Any, **named: Any) -> Any:
+            self._left -= 1
+            if self._left == 0:
+                self._act()
+            return found(*args, **named)
+
+        return request
+
+
+class World:
+    """A stage run that is open, the journal with its end, and the end of its workflow run."""
+
+    def __init__(self, settings: Settings, outcome: str | None, *, run_id: str | None = None) -> None:
+        self.settings = settings
+        self.opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
+        self.run_id = run_id or create(self.opening, self.backend()).ref.run_id
+        folder = JournalFolder.of(settings)
+        assert folder
+        header = Header(1, self.backend().store.uri, "host", os.getpid(), ENDED)
+        journal = LiveJournal(folder, header, limit=1024 * 1024)
+        if outcome is not None:
+            journal.append(Log(self.run_id, tags={OUTCOME_TAG: outcome}))
+        journal.append(End(self.run_id, "FAILED", ENDED))
+        journal.close(remove=False)
+
+    def backend(self) -> Backend:
+        found = open_backend(self.settings)
+        assert found
+        return found
+
+    def deliver(self, backend: Backend) -> None:
+        (path,) = left_behind(self.settings)
+        journal = LeftJournal.take(path)
+        assert journal
+        recovery = Recovery(journal, backend, self.settings)
+        while recovery.step():
+            pass
+        assert recovery.finish()
+
+    def close(self, backend: Backend) -> None:
+        close(self.opening.context.of_workflow_run(), "FAILED", self.settings, backend, ended_at=ENDED + 5_000)
+
+    def run(self) -> Run:
+        return self.backend().store.get_run(self.run_id)
+
+
+@pytest.fixture
+def settings(mlflow_server: MlflowServer, tmp_path: Path) -> Settings:
+    return Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal"))
+
+
+@pytest.mark.parametrize("outcome", [None, "skipped"])
+@pytest.mark.parametrize("outer", ["close", "deliver"])
+def test_the_real_end_wins_whenever_it_comes(settings: Settings, outer: str, outcome: str | None) -> None:
+    for at in itertools.count(1):
+        world = World(settings, outcome)
+        done: list[int] = []
+
+        def meanwhile(world: World = world, at: int = at, done: list[int] = done) -> None:
+            done.append(at)
+            (world.deliver if outer == "close" else world.close)(world.backend())
+
+        backend = world.backend()
+        backend.store = Meanwhile(backend.store, at, meanwhile)
+        (world.close if outer == "close" else world.deliver)(backend)
+        if not done:
+            break
+        run = world.run()
+        assert (run.status, run.end_time, run.tags.get(OUTCOME_TAG)) == ("FAILED", ENDED, outcome), (
+            f"before request {at}"
+        )
+    assert at > 3
+
+
+def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:
+    world = World(settings, None)
+    world.close(world.backend())
+    run = world.run()
+    assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 5_000, LEFT_OPEN)
+
+
+@pytest.mark.parametrize("gone", ["in the trash", "for good"])
+def test_an_end_of_a_run_that_is_gone_keeps_nothing_waiting(settings: Settings, gone: str) -> None:
+    world = World(settings, None, run_id=uuid.uuid4().hex if gone == "for good" else None)
+    if gone == "in the trash":
+        world.backend().store.delete_run(world.run_id)
+    world.deliver(world.backend())
+
+
+def test_an_end_in_good_time_is_not_announced(settings: Settings) -> None:
+    from tracklayer.journal.recorder import Recorder
+
+    backend = open_backend(settings)
+    assert backend
+    recorder = Recorder(backend, settings)
+    run_id = recorder.begin(opening_of(f"ending-{uuid.uuid4().hex[:12]}"), wait=20).ref.run_id
+    recorder.append(End(run_id, "FINISHED", time.time_ns() // 1_000_000))
+    assert recorder.flush(20)
+    recorder.close()
+    run = backend.store.get_run(run_id)
+    assert run.status == "FINISHED"
+    assert REAL_END_TAG not in run.tags
+
+
+@pytest.mark.parametrize("told", ["", "{}", "[1]", '{"status": "WELL", "end_time": 1}', '{"status": "FAILED"}'])
+def test_what_announces_nothing(told: str) -> None:
+    assert RealEnd.announced({REAL_END_TAG: told}) is None
+    assert RealEnd.announced({}) is None
