@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ class Scale:
     turns: int = 20
     calls: int = 250
     batches: int = 30
-    deliveries: int = 8
+    deliveries: int = 20
     scripts: int = 12
     outages: int = 5
     cap: float = 15.0
@@ -87,6 +87,7 @@ def main(scale: Scale = FULL) -> None:
         figures += calls(environ, folder, wandb, scale, bars)
         _tell("delivery")
         figures += deliveries("SQLite", server, environ, scale)
+        figures += deliveries_apart("SQLite", f"sqlite:///{folder}/apart.db", folder / "apart", environ, scale)
         postgresql = backends()["postgresql"]
         if trouble := postgresql.trouble():
             print(f"\n  PostgreSQL is not measured: {trouble}")
@@ -94,6 +95,8 @@ def main(scale: Scale = FULL) -> None:
             database = stack.enter_context(postgresql.database())
             with MlflowServer(database, folder / "postgresql") as other:
                 figures += deliveries("PostgreSQL", other, {**environ, "MLFLOW_TRACKING_URI": other.uri}, scale)
+            with postgresql.database() as database:
+                figures += deliveries_apart("PostgreSQL", database, folder / "apart-postgresql", environ, scale)
         _tell("scripts")
         figures += script_requests(server, environ)
         figures += script_walls(environ, scale)
@@ -189,6 +192,36 @@ def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], 
     yield figure(f"… throughput, to raw batches, {database}", throughput, "×", 1, at_least=True)
     yield figure(f"… points that are missing at the end, {database}", expected - stored, "points", 0)
     yield figure(f"memory, delivering, {database}", memory, "MB")
+
+
+def deliveries_apart(
+    database: str, uri: str, folder: Path, environ: Mapping[str, str], scale: Scale
+) -> Iterator[Figure]:
+    """(c) once more, with the server on a CPU of its own, as one has that runs on a machine of its own.
+
+    Otherwise whoever logs beside its own delivery also takes from the server, which raw batches, made one after the
+    other and sent in between, do not. Nothing is measured where there is one CPU.
+    """
+    first, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        return
+    with ExitStack() as stack:
+        with _on_cpus({first}):
+            server = stack.enter_context(MlflowServer(uri, folder))
+        stack.enter_context(_on_cpus(set(others)))
+        told = {**environ, "MLFLOW_TRACKING_URI": server.uri}
+        yield from deliveries(f"{database}, server on a CPU of its own", server, told, scale)
+
+
+@contextmanager
+def _on_cpus(cpus: set[int]) -> Iterator[None]:
+    """Run on these CPUs meanwhile, and have what is started run there for good."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def script_requests(server: MlflowServer, environ: Mapping[str, str]) -> Iterator[Figure]:

@@ -1,4 +1,4 @@
-"""The end of a workflow run: its parent is ended, and whatever of its stage runs nobody ended with it."""
+"""The end of a workflow run: its parent is ended, and whatever of its stage runs nobody ended with it; or of one try."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tracklayer.description import NOTE_TAG, with_downstream
 from tracklayer.ending import leave_open
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
-from tracklayer.identity import member_tag, workflow_run_key
+from tracklayer.identity import PARENT_TAG, key_tag, member_tag, workflow_run_key
 from tracklayer.linking import consumers_of, read_links, ref_of
 from tracklayer.opening import milliseconds
 from tracklayer.parent import find_parent
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.context import RunContext, RunRef, Status
     from tracklayer.settings import Settings
-    from tracklayer.store import Run
+    from tracklayer.store import Run, Store
 
 MEMBERS: Final = 10_000
 """So many stage runs of one workflow run are looked at when it ends."""
@@ -81,6 +81,30 @@ def close(
     if settings.describe_upstream:
         with fence("describing the runs upstream", settings.on_error):
             describe_upstream(backend, [*members, store.get_run(found.run_id)])
+
+
+def give_up(store: Store, key: str, ended_at: int) -> None:
+    """End the runs of a try whose process the orchestrator has lost, and those that user code has open below them.
+
+    Safe to repeat. A real end that comes even later wins. What was never created is not missed here.
+
+    Args:
+        store: where the runs are.
+        key: the try's key.
+        ended_at: when the orchestrator gave it up, in milliseconds since the epoch.
+
+    Raises:
+        StoreError: the back end cannot be reached; nothing is half done that a repetition does not do.
+    """
+    runs = list(store.search_runs([], f"tags.`{key_tag(key)}` != ''", limit=MEMBERS))
+    seen = {run.run_id for run in runs}
+    while runs:
+        run = runs.pop()
+        leave_open(store, run.run_id, ended_at)
+        for child in store.search_runs([], f"tags.`{PARENT_TAG}` = '{run.run_id}'", limit=MEMBERS):
+            if child.run_id not in seen:
+                seen.add(child.run_id)
+                runs.append(child)
 
 
 def describe_upstream(backend: Backend, runs: list[Run]) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from tracklayer.store import Run, Store
 
 LEFT_OPEN: Final = "left open"
-"""Value of the tag ``tracklayer.outcome`` on a stage run that nobody ended before its workflow run ended."""
+"""Value of the tag ``tracklayer.outcome`` on a stage run that was ended in place of its own process: nobody had done so
+before its workflow run ended, or before the orchestrator gave its try up."""
 
 REAL_END_TAG: Final = "mlflow.tracklayer.real_end"
 """The tag that announces a real end: a JSON object; MLflow's pages do not show it."""
@@ -72,12 +73,12 @@ class RealEnd(msgspec.Struct, frozen=True):
 
 
 def leave_open(store: Store, run_id: str, ended_at: int) -> None:
-    """End a stage run that nobody has ended although its workflow run has, unless its real end is on the way.
+    """End a run that nobody has ended although it must be over, unless its real end is on the way.
 
     Args:
         store: where the run is.
         run_id: the run.
-        ended_at: when its workflow run ended, in milliseconds since the epoch.
+        ended_at: when its workflow run ended, or its try was given up, in milliseconds since the epoch.
 
     Raises:
         StoreError: the back end cannot be reached; a repetition does the rest.

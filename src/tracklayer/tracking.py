@@ -25,7 +25,7 @@ from tracklayer.current import current_run, entered
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import workflow_run_key
-from tracklayer.journal.operations import Close
+from tracklayer.journal.operations import Close, Lost
 from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import ref_of
 from tracklayer.opening import milliseconds
@@ -236,6 +236,23 @@ def close_workflow_run(
             )
             if not recorder.drain() and resolved.on_error == "raise":
                 raise StoreUnavailable(f"the end of the workflow run could not be sent to {backend.store.uri} yet")
+
+
+def give_up_task_run(context: RunContext, *, settings: Settings | None = None) -> None:
+    """The orchestrator has given a try up whose process it has lost: its runs, if nobody ends them soon, end KILLED.
+
+    In the background, after `tracklayer.journal.courier.LOST` milliseconds: until then the process may end them by
+    itself, or somebody may find its journal. Safe to repeat, and to call for a try of which nothing was tracked.
+
+    Args:
+        context: the try.
+        settings: None loads them.
+    """
+    resolved = _settings(settings, {})
+    with fence("ending a lost try", resolved.on_error):
+        backend = open_backend(resolved)
+        if backend is not None:
+            recorder_of(backend, resolved).append(Lost(context.bare(), milliseconds(None)))
 
 
 def deliver_left_behind(*, settings: Settings | None = None) -> None:

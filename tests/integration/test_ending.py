@@ -15,10 +15,12 @@ from tracklayer.backend import open_backend
 from tracklayer.closing import close
 from tracklayer.creation import create
 from tracklayer.ending import LEFT_OPEN, REAL_END_TAG, RealEnd
+from tracklayer.identity import PARENT_TAG
+from tracklayer.journal.courier import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import End, Header, Log
+from tracklayer.journal.operations import End, Header, Log, Lost
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.settings import Settings
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
+    from tracklayer.journal.operations import Operation
     from tracklayer.store import Run, Store
 
 ENDED = 1_700_000_002_000
@@ -63,13 +66,17 @@ class World:
         self.settings = settings
         self.opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
         self.run_id = run_id or create(self.opening, self.backend()).ref.run_id
-        folder = JournalFolder.of(settings)
+        noted = () if outcome is None else (Log(self.run_id, tags={OUTCOME_TAG: outcome}),)
+        self.append(*noted, End(self.run_id, "FAILED", ENDED))
+
+    def append(self, *operations: Operation) -> None:
+        """Leave a journal with these behind."""
+        folder = JournalFolder.of(self.settings)
         assert folder
         header = Header(1, self.backend().store.uri, "host", os.getpid(), ENDED)
         journal = LiveJournal(folder, header, limit=1024 * 1024)
-        if outcome is not None:
-            journal.append(Log(self.run_id, tags={OUTCOME_TAG: outcome}))
-        journal.append(End(self.run_id, "FAILED", ENDED))
+        for operation in operations:
+            journal.append(operation)
         journal.close(remove=False)
 
     def backend(self) -> Backend:
@@ -149,6 +156,38 @@ def test_an_end_in_good_time_is_not_announced(settings: Settings) -> None:
     run = backend.store.get_run(run_id)
     assert run.status == "FINISHED"
     assert REAL_END_TAG not in run.tags
+
+
+def test_a_try_that_is_given_up_ends_with_what_is_open_below_it(settings: Settings) -> None:
+    world = World(settings, None)
+    store, at = world.backend().store, time.time_ns() // 1_000_000 - LOST
+    experiment_id = world.run().experiment_id
+
+    def below(run_id: str) -> str:
+        return store.create_run(experiment_id, name="fold", start_time=ENDED, tags={PARENT_TAG: run_id}).run_id
+
+    trial = below(world.run_id)
+    fold, done = below(trial), below(world.run_id)
+    store.update_run(done, status="FINISHED", end_time=ENDED)
+    beside = create(opening_of(world.opening.context.workflow_run.workflow, "beside"), world.backend()).ref.run_id
+    world.append(Lost(world.opening.context, at))
+    assert len(list(left_behind(settings))) == 2
+    for path in left_behind(settings):
+        journal = LeftJournal.take(path)
+        assert journal
+        if any(isinstance(record.operation, Lost) for record in journal.read(0)):
+            recovery = Recovery(journal, world.backend(), settings)
+            while recovery.step():
+                pass
+            assert recovery.finish()
+        else:
+            journal.close(remove=False)
+
+    ended = {run_id: store.get_run(run_id) for run_id in (world.run_id, trial, fold, done, beside)}
+    assert [run.status for run in ended.values()] == ["KILLED", "KILLED", "KILLED", "FINISHED", "RUNNING"]
+    assert {ended[run_id].end_time for run_id in (world.run_id, trial, fold)} == {at}
+    world.deliver(world.backend())  # the lost machine is back
+    assert (world.run().status, world.run().tags.get(OUTCOME_TAG)) == ("FAILED", None)
 
 
 @pytest.mark.parametrize("told", ["", "{}", "[1]", '{"status": "WELL", "end_time": 1}', '{"status": "FAILED"}'])

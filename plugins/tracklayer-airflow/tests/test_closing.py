@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -274,6 +275,35 @@ def test_what_is_killed_on_this_machine_is_ended_within_the_minute(tracked: Mlfl
     assert store.get_run(run_id).metrics == {"before": 1.0}
     task.stdin.close()
     task.stdout.close()
+
+
+LOST = """
+import os, signal, sys
+from tracklayer import RunContext, TaskRun, WorkflowRun, track
+
+run = WorkflowRun(orchestrator="airflow", workflow=sys.argv[1], run_id="r1")
+with track(context=RunContext(workflow_run=run, task_run=TaskRun(task="train", index="2", try_number=3))) as stage:
+    print(stage.run_id, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_try_that_airflow_has_lost_is_ended_within_the_minute(
+    tracked: MlflowServer, closer: Closer, tmp_path: Path
+) -> None:
+    """Its journal is on another machine, which may never come back."""
+    environ = {**os.environ, "TRACKLAYER_JOURNAL": str(tmp_path / "elsewhere")}
+    dag_id = f"lost-{uuid.uuid4().hex[:8]}"
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, dag_id], stdout=subprocess.PIPE, text=True, env=environ, timeout=60
+    )
+    assert done.returncode == -signal.SIGKILL
+    run_id = done.stdout.strip()
+    store = open_store(tracked.uri, connect_timeout=5, timeout=30)
+    assert store.get_run(run_id).status == "RUNNING"
+    closer.submit({"dag_id": dag_id, "run_id": "r1", "task_id": "train", "map_index": 2, "try_number": 3})
+    wait_for(lambda: store.get_run(run_id).status == "KILLED", 60, "end of the run of a try that was lost")
+    assert store.get_run(run_id).tags["tracklayer.outcome"] == "left open"
 
 
 def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:

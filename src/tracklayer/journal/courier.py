@@ -20,6 +20,7 @@ from tracklayer.identity import (
     UPSTREAM_TAG,
     key_tag,
     produced_tag,
+    run_key,
     upstream_tag,
     workflow_run_key,
 )
@@ -39,6 +40,7 @@ from tracklayer.journal.operations import (
     GivenOut,
     Linked,
     Log,
+    Lost,
     Named,
     NamedModel,
     Register,
@@ -80,6 +82,9 @@ PROMPT: Final = 30_000
 
 PERHAPS_WAITED: Final = 24 * 3_600_000
 """Milliseconds after which a parent is not waited for any longer of which nobody knows whether it will ever come."""
+
+LOST: Final = 20_000
+"""Milliseconds for which a try that the orchestrator has lost may still be ended by itself, or by its own journal."""
 
 GRACE: Final = 10_000
 """Milliseconds for which the end of a workflow run waits for observed tasks that have just ended to end their runs."""
@@ -390,6 +395,16 @@ class Courier:
             everywhere=operation.observed,
         )
 
+    def lost(self, operation: Lost) -> None:
+        """End the runs of a try that the orchestrator has lost, if nobody who knows better does it soon."""
+        with importing():
+            from tracklayer.closing import give_up
+
+        key = run_key(operation.context)
+        if milliseconds(None) - operation.ended_at < LOST:
+            raise Later(f"{key} may still be ending")
+        give_up(self._backend.store, key, operation.ended_at)
+
     # Artifacts and models
 
     def artifact(self, operation: Artifact) -> None:
@@ -499,6 +514,7 @@ _ACTIONS: Final[Mapping[type, Callable[[Courier, Any], None]]] = {
     Linked: Courier.described,
     Rename: Courier.rename,
     End: Courier.end,
+    Lost: Courier.lost,
     Artifact: Courier.artifact,
     CreateModel: Courier.create_model,
     ChangeModel: Courier.change_model,

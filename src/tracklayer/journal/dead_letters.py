@@ -19,6 +19,7 @@ from tracklayer.journal.operations import (
     End,
     Inputs,
     Log,
+    Lost,
     Outputs,
     Register,
     Rename,
@@ -118,6 +119,7 @@ _HOLDS: Final[Mapping[type, Callable[[Any], _Letters]]] = {
     Rename: lambda rename: [("name", rename.name, "")],
     DeleteTag: lambda deleted: [("deleted tag", deleted.key, "")],
     Consumed: lambda consumed: [("input", consumed.uri, consumed.digest or "")],
+    Lost: lambda lost: [("end of the try", "KILLED", str(lost.ended_at))],
     Close: lambda close: [("end of the workflow run", close.status, "")],
     Register: lambda register: [("registration", register.name, register.model)],
 }

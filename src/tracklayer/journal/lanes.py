@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.identity import workflow_run_key
+from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -20,6 +20,7 @@ from tracklayer.journal.operations import (
     LeftOpen,
     Linked,
     Log,
+    Lost,
     Named,
     NamedModel,
     Outputs,
@@ -49,6 +50,8 @@ def lane_of(operation: Operation) -> str:
             return operation.model
         case Close():
             return f"close:{workflow_run_key(operation.context.workflow_run)}"
+        case Lost():
+            return f"lost:{run_key(operation.context)}"
         case _:
             return "header"
 

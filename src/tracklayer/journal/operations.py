@@ -225,6 +225,18 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
     perhaps: bool = False
 
 
+class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
+    """The orchestrator has given a try up whose process it has lost; see `tracklayer.closing.give_up`.
+
+    Attributes:
+        context: the try.
+        ended_at: when the orchestrator gave it up, in milliseconds since the epoch.
+    """
+
+    context: RunContext
+    ended_at: int
+
+
 class CreateModel(msgspec.Struct, frozen=True, array_like=True, tag="model"):
     """A logged model is about to be created; `run` is the local id of the run that makes it."""
 
@@ -279,6 +291,7 @@ Operation: TypeAlias = (
     | End
     | LeftOpen
     | Close
+    | Lost
     | CreateModel
     | NamedModel
     | ChangeModel

@@ -1,4 +1,4 @@
-"""Ending parents: what is done with the word that a DAG run has ended.
+"""Ending parents: what is done with the word that a DAG run has ended, or that a try is lost.
 
 Run as a module (``python -m tracklayer_airflow.closing``) it is the process to which the scheduler's listener writes:
 one JSON object a line on standard input. Each goes to this process's journal, from where it is delivered, however long
@@ -74,6 +74,28 @@ def _close(end: Mapping[str, Any], settings: Settings) -> None:
     )
 
 
+def give_up(lost: Mapping[str, Any]) -> None:
+    """Have the runs of a try ended that Airflow has given up, as the listener heard: its process is gone.
+
+    Args:
+        lost: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` and ``try_number``.
+
+    Raises:
+        tracklayer.exceptions.TracklayerError: only with ``on_error = "raise"``.
+    """
+    from tracklayer import settings as settings_module
+    from tracklayer.context import RunContext, TaskRun, WorkflowRun
+    from tracklayer.tracking import give_up_task_run
+    from tracklayer_airflow.workflow import index
+
+    settings = settings_module.load()
+    workflow_run = WorkflowRun(
+        orchestrator="airflow", instance=settings.instance, workflow=lost["dag_id"], run_id=lost["run_id"]
+    )
+    task_run = TaskRun(task=lost["task_id"], index=index(lost["map_index"]), try_number=lost["try_number"])
+    give_up_task_run(RunContext(workflow_run=workflow_run, task_run=task_run), settings=settings)
+
+
 def main(conn_id: str | None = None) -> None:
     """Do what is written to standard input, until it is closed or the process that started this one is gone.
 
@@ -92,11 +114,12 @@ def main(conn_id: str | None = None) -> None:
             if line is None:
                 _look_around()
             else:
-                close(json.loads(line))
+                told = json.loads(line)
+                (give_up if "task_id" in told else close)(told)
         except ValueError:
-            log.warning("tracking: the end of a DAG run could not be read: %.200r", line)
+            log.warning("tracking: what the scheduler wrote could not be read: %.200r", line)
         except Exception as error:
-            log.warning("tracking: the parent of a DAG run was not ended: %s: %.200r", error, line)
+            log.warning("tracking: what has ended was not ended in MLflow: %s: %.200r", error, line)
 
 
 def _look_around() -> None:

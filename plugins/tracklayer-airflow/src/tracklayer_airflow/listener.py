@@ -1,4 +1,4 @@
-"""The end of a DAG run, heard in the scheduler.
+"""The end of a DAG run, and of a try whose process is lost, heard in the scheduler.
 
 Airflow calls a listener in the scheduler's own loop, with a database session open: whatever takes time here holds up
 every DAG of the installation, and a session of our own would break the scheduler's. So plain values are copied and
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 
@@ -23,9 +23,12 @@ hookimpl = pluggy.HookimplMarker("airflow")
 
 log = logging.getLogger("tracklayer")
 
+TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number")
+"""What names a try."""
+
 
 class DagRunListener:
-    """Has the parent of every DAG run ended as the DAG run ended."""
+    """Has the parent of every DAG run ended as the DAG run ended, and a lost try's runs as killed."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         """Begin to listen.
@@ -51,6 +54,20 @@ class DagRunListener:
     def on_dag_run_failed(self, dag_run: Any, msg: str) -> None:
         """The DAG run has failed; `msg` says why (``task_failure``, ``timed_out``, …)."""
         self._ended(dag_run, "FAILED", f"the DAG run failed: {msg}" if msg else None)
+
+    @hookimpl
+    def on_task_instance_failed(self, previous_state: Any, task_instance: Any) -> None:
+        """The scheduler has given a try up whose process is gone: its worker was lost, or its supervisor killed.
+
+        Airflow also calls this in the task's own process, where the run ends by itself, and in the API server for a
+        task that somebody marks as failed, which is told to stop then.
+        """
+        if previous_state is None or not type(task_instance).__module__.startswith("airflow.models"):
+            return
+        loaded = vars(task_instance)  # asking for what is not loaded would be a query
+        dag = getattr(loaded.get("task"), "dag", None)
+        if workflow.is_tracked(dag) or self._is_observed(dag):
+            self._closer.submit({name: loaded.get(name) for name in TRY})
 
     def _ended(self, dag_run: Any, status: str, error: str | None) -> None:
         dag = getattr(dag_run, "dag", None)

@@ -38,7 +38,7 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
     with_arguments = airflow_settings(settings).arguments
     task_run = TaskRun(
         task=ti.task_id,
-        index=None if ti.map_index is None or ti.map_index < 0 else str(ti.map_index),
+        index=workflow.index(ti.map_index),
         try_number=ti.try_number,
         resumed=resumed(task),
         url=ti.log_url,

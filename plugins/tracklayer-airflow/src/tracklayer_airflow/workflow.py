@@ -91,6 +91,11 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
     )
 
 
+def index(map_index: int | None) -> str | None:
+    """Which of the tasks that were mapped; None for one that is not."""
+    return None if map_index is None or map_index < 0 else str(map_index)
+
+
 def values(params: Iterable[str] | None) -> dict[str, Any]:
     """The values of DAG or task params, those left out that have none (a param may be required and not given)."""
     found = {}
