@@ -154,7 +154,8 @@ ifneq ($(ARGS)$(WORKERS),)
 	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS)
 else
 # They wait for servers and schedulers most of the time, and for each other never: two files at a time take half as long.
-	$(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
+# In their order: the files with the fewest tests, which xdist would keep for the end, are the ones that take longest.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
 	$(BIN)/pytest $(ALONE)
 endif
 
@@ -190,6 +191,10 @@ bench: install ## Every benchmark: a table each, and .bench/NAME.json
 
 bench-%: install
 	@$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
+
+.PHONY: same-endings
+same-endings: install ## Airflow's examples without and with tracking on a real scheduler, too (half an hour)
+	TRACKLAYER_TEST_SCHEDULER=1 $(BIN)/pytest plugins/tracklayer-airflow/tests/test_same_endings.py $(ARGS)
 
 .PHONY: matrix-airflow
 matrix-airflow: $(OLDER_AIRFLOWS:%=matrix-airflow-%) ## The provider's tests with older Airflows (ARGS=plugins/tracklayer-airflow/tests/test_plugin.py for some)

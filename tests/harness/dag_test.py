@@ -52,7 +52,7 @@ def told(dag_id: str, run_id: str) -> dict[str, Any]:
         return {
             "events": dict(iter(events)),
             "run_id": run_id,
-            "state": str(state.value),
+            "state": str(getattr(state, "value", state)),  # Airflow 3.2 tells plain text
             "tasks": {_name(ti): [str(ti.state), ti.try_number] for ti in tis},
             "xcoms": {f"{_name(xcom)}.{xcom.key}": xcom.value for xcom in xcoms},
         }

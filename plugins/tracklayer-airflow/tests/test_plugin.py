@@ -30,7 +30,10 @@ print("tabs:", len(plugin.react_apps), len(plugin.fastapi_apps))
 
 IMPORT_ERRORS = """
 import sys
-from airflow.dag_processing.dagbag import DagBag
+try:
+    from airflow.dag_processing.dagbag import DagBag
+except ImportError:  # Airflow 3.1
+    from airflow.models.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 print(sorted(bag.dags), list(bag.import_errors.values()))
 """
