@@ -101,15 +101,6 @@ class AirflowHome:
         found: dict[str, Any] = json.loads(output.read_text())
         return found
 
-    def told(self, runs: Mapping[str, str], *, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """How DAG runs ended that a scheduler started, as `test` tells it.
-
-        Args:
-            runs: run ids by DAG id.
-            environ: see `environ`.
-        """
-        return self.test(*(f"{dag_id}@{run_id}" for dag_id, run_id in runs.items()), environ=environ)
-
     def _run(self, command: Sequence[str], environ: Mapping[str, str], seconds: float) -> str:
         done = subprocess.run(
             command,

@@ -318,3 +318,26 @@ def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> N
     assert begun == []
     listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="ui"), "")
     assert begun == ["begun"]
+
+
+class Lost(SimpleNamespace):
+    """A row of Airflow's table of task instances, as the scheduler has it."""
+
+    __module__ = "airflow.models.taskinstance"
+
+
+def test_only_the_scheduler_loses_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(Closer, "submit", lambda closer, lost: told.append(lost))
+    task = SimpleNamespace(template_fields=(*OWN_FIELDS, "op_args"), task_id="train")
+    task.dag = SimpleNamespace(task_dict={"train": task}, dag_id="flights", tags=[])
+    plain = SimpleNamespace(task_id="train", dag=SimpleNamespace(task_dict={}, dag_id="plain", tags=[]))
+    one = {"dag_id": "flights", "run_id": "r1", "task_id": "train", "map_index": -1, "try_number": 2}
+    listener = DagRunListener()
+    listener.on_task_instance_failed("running", SimpleNamespace(**one, task=task))  # in the task's own process
+    listener.on_task_instance_failed(None, Lost(**one, task=task))  # in the API server: somebody marks it as failed
+    listener.on_task_instance_failed("running", Lost(**one, task=plain))
+    listener.on_task_instance_failed("running", Lost(**one))  # its DAG is gone
+    assert told == []
+    listener.on_task_instance_failed("running", Lost(**one, task=task, state="failed"))
+    assert told == [one]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow_examples import CONFS, DAGS_LEFT_OUT, FILES_LEFT_OUT, by_scheduler, copied, ending, sources, without_sleep
+from airflow_examples import CONFS, DAGS_LEFT_OUT, FILES_LEFT_OUT, copied, ending, sources, without_sleep
 from airflow_story import name
 from observed_story import ObservedStory
 
@@ -18,14 +18,10 @@ from harness.airflow import AirflowHome
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from harness.backends import Backend
     from harness.mlflow import MlflowServer
 
 SECONDS = 900
 """Time limit for all DAGs of one side."""
-
-SCHEDULED_SECONDS = 1_800
-"""The same where a scheduler runs them: each task has a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +43,8 @@ class Sides:
         return untracked, tracked
 
 
-@pytest.fixture(scope="module", params=["dag.test()", "a scheduler"])
-def sides(
-    request: pytest.FixtureRequest,
-    mlflow_server: MlflowServer,
-    postgresql: Backend,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Sides:
-    scheduled = request.param == "a scheduler"
-    if scheduled and not os.environ.get("TRACKLAYER_TEST_SCHEDULER"):
-        pytest.skip("takes a quarter of an hour: make same-endings")
+@pytest.fixture(scope="module")
+def sides(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Sides:
     folder = tmp_path_factory.mktemp("examples")
     bundles = json.dumps(copied(folder / "dags"))
     common = {
@@ -76,23 +64,16 @@ def sides(
         home = AirflowHome(folder / name, folder / "dags")
         return home.folder, home.test(*dags, environ={**common, **more}, seconds=SECONDS)
 
-    def run_scheduled(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
-        with postgresql.database() as database:
-            home = AirflowHome(folder / name, folder / "dags", database=database)
-            return home.folder, by_scheduler(home, {**common, **more}, seconds=SCHEDULED_SECONDS)
-
-    # A scheduler's tasks take all of the machine: one after the other.
-    with ThreadPoolExecutor(1 if scheduled else 2) as pool:
-        one = run_scheduled if scheduled else run
+    with ThreadPoolExecutor(2) as pool:
         both = [
-            pool.submit(one, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
-            pool.submit(one, "tracked", tracked),
+            pool.submit(run, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
+            pool.submit(run, "tracked", tracked),
         ]
         (first, untracked), (second, with_it) = (side.result() for side in both)
     return Sides(mlflow_server.uri, (first, second), (untracked, with_it))
 
 
-@pytest.mark.timeout(4_000)
+@pytest.mark.timeout(1_200)
 def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
     untracked, tracked = sides.told
     assert untracked.keys() == tracked.keys()
