@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer.context import Link, RunRef
 from tracklayer.description import NOTE_TAG, compose
+from tracklayer.ending import reopen
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import (
@@ -114,7 +115,7 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
         over = resumed.status != "RUNNING"
         if over and (given_out is None or resumed.end_time is None or resumed.end_time <= opening.start_time):
             # Else it went on elsewhere, and has ended, before this part of it was delivered.
-            backend.store.update_run(resumed.run_id, status="RUNNING")
+            reopen(backend.store, resumed)
         if given_out is not None:
             backend.store.log_batch(resumed.run_id, tags={id_tag(given_out): "1"})
         return Opened(ref=_ref(opening, resumed), parent=parent, root=root, made=False, made_parent=told_parent)

@@ -29,6 +29,10 @@ REAL_END_TAG: Final = "mlflow.tracklayer.real_end"
 """The tag that announces a real end: a JSON object; MLflow's pages do not show it."""
 
 
+NO_END: Final = {REAL_END_TAG: ""}
+"""Tags that take back what was announced."""
+
+
 class RealEnd(msgspec.Struct, frozen=True):
     """How a run ended, as its own process says.
 
@@ -92,3 +96,10 @@ def leave_open(store: Store, run_id: str, ended_at: int) -> None:
         run = store.get_run(run_id)
     if (end := RealEnd.announced(run.tags)) is not None:
         end.put_right(store, run)
+
+
+def reopen(store: Store, run: Run) -> None:
+    """Let a run go on that had ended: what was announced of that end is no longer true. Raises StoreError."""
+    if REAL_END_TAG in run.tags:
+        store.log_batch(run.run_id, tags=NO_END)
+    store.update_run(run.run_id, status="RUNNING")

@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,6 +142,19 @@ def test_an_end_of_a_run_that_is_gone_keeps_nothing_waiting(settings: Settings, 
     if gone == "in the trash":
         world.backend().store.delete_run(world.run_id)
     world.deliver(world.backend())
+
+
+def test_a_run_that_goes_on_may_be_left_open_again(settings: Settings) -> None:
+    world = World(settings, None)
+    world.deliver(world.backend())
+    again = create(replace(world.opening, start_time=ENDED + 1_000), world.backend(), again=True)
+    assert again.ref.run_id == world.run_id
+    assert world.run().status == "RUNNING"
+    world.append(End(world.run_id, "FAILED", ENDED), End(world.run_id, "RUNNING", None))
+    world.deliver(world.backend())
+    assert world.run().status == "RUNNING"
+    world.close(world.backend())
+    assert (world.run().status, world.run().tags[OUTCOME_TAG]) == ("KILLED", LEFT_OPEN)
 
 
 def test_an_end_in_good_time_is_not_announced(settings: Settings) -> None:

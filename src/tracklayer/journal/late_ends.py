@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.ending import LEFT_OPEN, RealEnd
+from tracklayer.ending import LEFT_OPEN, NO_END, RealEnd
 from tracklayer.exceptions import NotFound
 from tracklayer.outcome import OUTCOME_TAG
 
@@ -46,10 +46,9 @@ class LateEnds:
             self._outcomes[run_id] = tags[OUTCOME_TAG]
 
     def announcement(self, run_id: str, end: End) -> dict[str, str]:
-        """The tags that a run is to be given before it is ended; empty if its end is not late."""
+        """The tags that a run is to be given before it is ended, or opened again; empty if no end was late."""
         if end.end_time is None or end.status == "RUNNING":
-            self._ends.pop(run_id, None)
-            return {}
+            return NO_END if self._ends.pop(run_id, None) else {}
         if end.end_time > time.time_ns() // 1_000_000 - self._patience:
             return {}
         found = self._ends[run_id] = RealEnd(end.status, end.end_time, self._outcomes.get(run_id))
