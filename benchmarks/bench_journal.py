@@ -68,6 +68,8 @@ class Scale:
 
 
 FULL = Scale()
+BUDGETED = (tutorial.OBSERVED, tutorial.OWN)
+"""Ways of the tutorial's script whose run is the stage's own."""
 SLOW_EVERY = 5
 """Ways that need a request for each call join every so many turns."""
 DEFAULTS = {"refused": 246, "black-holed": 1_207}
@@ -236,7 +238,7 @@ def script_requests(server: MlflowServer, environ: Mapping[str, str]) -> Iterato
                     counts.append(len(proxy.requests))
             first, script, stage = counts
             yield figure(
-                f"requests of a tutorial's script, {name}", script, "requests", 5 if name == tutorial.OWN else None
+                f"requests of a tutorial's script, {name}", script, "requests", 5 if name in BUDGETED else None
             )
             if name == tutorial.OTHER:  # where the script's run is one of its own, below that of the stage
                 yield figure(f"… without the {stage} of its stage", script - stage, "requests", 5)
@@ -253,7 +255,7 @@ def script_walls(environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
         own: list[float] = []
         for turn in range(scale.scripts + 1):
             taken = {name: way.ask("tutorial", turn) for name, way in zip(ways, running, strict=True)}
-            stage = running[-1].ask("nothing", turn)
+            stage = running[ways.index(tutorial.OTHER)].ask("nothing", turn)
             if turn:  # the first one warms up
                 for name, wall in taken.items():
                     walls[name].append(wall)
