@@ -154,8 +154,7 @@ ifneq ($(ARGS)$(WORKERS),)
 	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS)
 else
 # They wait for servers and schedulers most of the time, and for each other never: two files at a time take half as long.
-# In their order: the files with the fewest tests, which xdist would keep for the end, are the ones that take longest.
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ALONE:%=--ignore %)
+	$(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
 	$(BIN)/pytest $(ALONE)
 endif
 
