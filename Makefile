@@ -148,13 +148,16 @@ BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
 ALONE := tests/integration/test_delivery.py tests/integration/test_requests.py tests/integration/test_cli.py \
 	tests/integration/test_mlflow_places.py tests/integration/test_mlflow_artifacts.py tests/examples/test_demo.py
 
+SIDE_BY_SIDE := $(shell $(PYTHON) -c 'import os; print(min(max(2, os.cpu_count() or 2), 4))')
+
 .PHONY: test
 test: install ## All tests (ARGS="-k parent" for some; WORKERS=2 runs files side by side)
 ifneq ($(ARGS)$(WORKERS),)
 	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(ARGS)
 else
-# They wait for servers and schedulers most of the time, and for each other never: two files at a time take half as long.
-	$(BIN)/pytest -n 2 --dist loadfile $(ALONE:%=--ignore %)
+# They wait for servers and schedulers much of the time, and for each other never: a file at a time for each CPU, two at
+# the least.
+	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadfile $(ALONE:%=--ignore %)
 	$(BIN)/pytest $(ALONE)
 endif
 

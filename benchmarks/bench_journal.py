@@ -37,7 +37,7 @@ from harness.mlflow import MlflowServer  # noqa: E402
 from harness.proxy import RecordingProxy, black_hole, refused_port  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Scale:
     turns: int = 20
     calls: int = 250
     batches: int = 30
-    deliveries: int = 20
+    deliveries: int = 15
     scripts: int = 12
     outages: int = 5
     cap: float = 15.0
@@ -173,25 +173,43 @@ def calls(
 
 
 def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
-    """(c): metric points until the server has them, to raw batches of 1,000 over one connection."""
+    """(c): metric points until the server has them, to raw batches of 1,000 over one connection.
+
+    Once while they are logged, so that the calls take from the processor's time; and once with all of them in the
+    journal, as after an outage: the server is frozen until they are.
+    """
     points = scale.batches * 1_000
     with started("tracked", environ) as way, closing(_Raw(server.uri)) as raw:
+
+        def queued() -> float:
+            server.freeze()
+            try:
+                way.ask("points", points)
+            finally:
+                server.thaw()
+            return float(way.ask("wait"))
+
+        sides: dict[str, Callable[[], float]] = {
+            "raw batches of 1,000": lambda: raw.batches(scale.batches),
+            "run.log_metric until delivered": lambda: float(way.ask("deliver", points)),
+            "what is queued": queued,
+        }
         way.ask("deliver", 1_000)
         raw.batches(1)
-        ours: list[float] = []
-        theirs: list[float] = []
+        taken: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(scale.deliveries):
-            for side in (ours, theirs) if turn % 2 else (theirs, ours):
-                side.append(way.ask("deliver", points) if side is ours else raw.batches(scale.batches))
+            names = list(sides)
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                taken[name].append(sides[name]())
         stored = _points(server.uri, way.ask("run"))
         memory = way.ask("memory")["most"]
-    expected = 1_000 + scale.deliveries * points
-    throughput = statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
-    yield figure(f"points a second, raw batches of 1,000, {database}", points / statistics.median(theirs), "points")
-    yield figure(
-        f"points a second, run.log_metric until delivered, {database}", points / statistics.median(ours), "points"
-    )
-    yield figure(f"… throughput, to raw batches, {database}", throughput, "×", 1, at_least=True)
+    theirs, *ours = sides
+    for name in sides:
+        yield figure(f"points a second, {name}, {database}", points / statistics.median(taken[name]), "points")
+    for name in ours:
+        throughput = statistics.median(their / our for our, their in zip(taken[name], taken[theirs], strict=True))
+        yield figure(f"… throughput of {name}, to raw batches, {database}", throughput, "×", 1, at_least=True)
+    expected = 1_000 + len(ours) * scale.deliveries * points
     yield figure(f"… points that are missing at the end, {database}", expected - stored, "points", 0)
     yield figure(f"memory, delivering, {database}", memory, "MB")
 

@@ -101,7 +101,8 @@ def give_up(store: Store, key: str, ended_at: int) -> None:
     while runs:
         run = runs.pop()
         leave_open(store, run.run_id, ended_at)
-        for child in store.search_runs([], f"tags.`{PARENT_TAG}` = '{run.run_id}'", limit=MEMBERS):
+        below = f"tags.`{PARENT_TAG}` = '{run.run_id}' and attributes.status = 'RUNNING'"  # of a sweep, few
+        for child in store.search_runs([], below, limit=MEMBERS):
             if child.run_id not in seen:
                 seen.add(child.run_id)
                 runs.append(child)

@@ -25,9 +25,14 @@ LEFT_OPEN: Final = "left open"
 """Value of the tag ``tracklayer.outcome`` on a stage run that was ended in place of its own process: nobody had done so
 before its workflow run ended, or before the orchestrator gave its try up."""
 
+DIED: Final = "died"
+"""Value of the tag ``tracklayer.outcome`` on a run whose process ended without a word, as its journal shows."""
+
+IN_PLACE: Final = (LEFT_OPEN, DIED)
+"""Outcomes that are not true any more once the real end is known."""
+
 REAL_END_TAG: Final = "mlflow.tracklayer.real_end"
 """The tag that announces a real end: a JSON object; MLflow's pages do not show it."""
-
 
 NO_END: Final = {REAL_END_TAG: ""}
 """Tags that take back what was announced."""
@@ -67,7 +72,7 @@ class RealEnd(msgspec.Struct, frozen=True):
         """
         if (run.status, run.end_time) != (self.status, self.end_time):
             store.update_run(run.run_id, status=self.status, end_time=self.end_time)
-        if run.tags.get(OUTCOME_TAG) != LEFT_OPEN:
+        if run.tags.get(OUTCOME_TAG) not in IN_PLACE:
             return
         if self.outcome is not None:
             store.log_batch(run.run_id, tags={OUTCOME_TAG: self.outcome})
@@ -76,26 +81,40 @@ class RealEnd(msgspec.Struct, frozen=True):
                 store.delete_tag(run.run_id, OUTCOME_TAG)
 
 
-def leave_open(store: Store, run_id: str, ended_at: int) -> None:
-    """End a run that nobody has ended although it must be over, unless its real end is on the way.
+def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: Mapping[str, str]) -> bool:
+    """End a run in place of its own process, unless that has ended it, or its real end is on the way.
 
     Args:
         store: where the run is.
         run_id: the run.
-        ended_at: when its workflow run ended, or its try was given up, in milliseconds since the epoch.
+        status: how it is to end.
+        ended_at: when it is taken to have ended, in milliseconds since the epoch; not before its start.
+        tags: what is to be said about it.
+
+    Returns:
+        False if there was nothing to end: the run is over, in the trash, or gone.
 
     Raises:
         StoreError: the back end cannot be reached; a repetition does the rest.
     """
-    run = store.get_run(run_id)
-    if run.status != "RUNNING":
-        return
+    try:
+        run = store.get_run(run_id)
+    except NotFound:
+        return False
+    if run.deleted or run.status != "RUNNING":
+        return False
     if RealEnd.announced(run.tags) is None:
-        store.log_batch(run_id, tags={OUTCOME_TAG: LEFT_OPEN})
-        store.update_run(run_id, status="KILLED", end_time=ended_at)
+        store.log_batch(run_id, tags=tags)
+        store.update_run(run_id, status=status, end_time=max(ended_at, run.start_time or ended_at))
         run = store.get_run(run_id)
     if (end := RealEnd.announced(run.tags)) is not None:
         end.put_right(store, run)
+    return True
+
+
+def leave_open(store: Store, run_id: str, ended_at: int) -> None:
+    """End a run that nobody has ended although it must be over; as `end_instead`."""
+    end_instead(store, run_id, "KILLED", ended_at, {OUTCOME_TAG: LEFT_OPEN})
 
 
 def reopen(store: Store, run: Run) -> None:

@@ -265,9 +265,16 @@ class StageRun(RunLog):
         if self._opened is not None or preparation is None or recorder is None:
             return
         with fence("opening the run", self.settings.on_error):
-            opened = recorder.begin(
-                preparation.opening, wait=self.settings.patience, strict=self._strict, named=self._is_named
-            )
+            try:
+                opened = recorder.begin(
+                    preparation.opening, wait=self.settings.patience, strict=self._strict, named=self._is_named
+                )
+            except Exception:
+                raise
+            except BaseException:  # a time-out by signal, Ctrl-C: the run may come to be all the same
+                if (asked := recorder.interrupted(preparation.opening)) is not None:
+                    self._is_opened(asked)
+                raise
             self._is_opened(opened)
             refresh_environment()
             if self.context.task_run is not None:  # those of a workflow run are logged by whoever makes its parent

@@ -101,14 +101,14 @@ def track(
     """
     overrides = {"experiment": experiment, "tracking_uri": tracking_uri, "on_error": on_error}
     resolved = _settings(settings, {name: value for name, value in overrides.items() if value is not None})
-    run = open_stage(stage, context=context, run_name=run_name, params=params, tags=tags, settings=resolved)
+    run = open_stage(
+        stage, context=context, run_name=run_name, params=params, tags=tags, outcome=outcome, settings=resolved
+    )
     with entered(run):
         try:
             yield run
         except BaseException as error:
-            ended = _outcome(error, outcome)
-            failed = ended.status in {"FAILED", "KILLED"}
-            run.end(ended.status, note=ended.note, error=error if failed else None)
+            _end_with(error, run, outcome)
             raise
         run.end("FINISHED")
 
@@ -121,6 +121,7 @@ def open_stage(
     params: Mapping[str, object] | None = None,
     tags: Mapping[str, str] | None = None,
     experiment: str | None = None,
+    outcome: Callable[[BaseException], Outcome] | None = None,
     settings: Settings | None = None,
 ) -> StageRun:
     """Open a stage run without making it current: the first of the parts of which `track` is made.
@@ -136,6 +137,7 @@ def open_stage(
         params: params to log from the start.
         tags: tags to set from the start.
         experiment: the experiment's name, taken literally and no template; None: hooks and the setting decide.
+        outcome: see `track`; asked only if opening is interrupted (a time-out by signal, Ctrl-C), which ends the run.
         settings: None loads them.
 
     Returns:
@@ -143,7 +145,11 @@ def open_stage(
     """
     resolved = _settings(settings, {}) if settings is None else settings
     run = _stage_run(resolved, stage, context, run_name=run_name, params=params, tags=tags, experiment=experiment)
-    run.open()
+    try:
+        run.open()
+    except BaseException as error:
+        _end_with(error, run, outcome)
+        raise
     return run
 
 
@@ -241,7 +247,7 @@ def close_workflow_run(
 def give_up_task_run(context: RunContext, *, settings: Settings | None = None) -> None:
     """The orchestrator has given a try up whose process it has lost: its runs, if nobody ends them soon, end KILLED.
 
-    In the background, after `tracklayer.journal.courier.LOST` milliseconds: until then the process may end them by
+    In the background, after `tracklayer.journal.endings.LOST` milliseconds: until then the process may end them by
     itself, or somebody may find its journal. Safe to repeat, and to call for a try of which nothing was tracked.
 
     Args:
@@ -351,6 +357,13 @@ def _nested(outer: StageRun, stage: str | None) -> RunContext:
     name = f"{task_run.task}.{stage or 'nested'}"
     nested = TaskRun(task=name, index=f"{where}{outer.count_nested(name)}", try_number=task_run.try_number)
     return replace(outer.context, task_run=nested, stage=stage, tokens=())
+
+
+def _end_with(error: BaseException, run: StageRun, outcome: Callable[[BaseException], Outcome] | None) -> None:
+    """End a run, if it is there, as what was raised says."""
+    ended = _outcome(error, outcome)
+    failed = ended.status in {"FAILED", "KILLED"}
+    run.end(ended.status, note=ended.note, error=error if failed else None)
 
 
 def _outcome(error: BaseException, outcome: Callable[[BaseException], Outcome] | None) -> Outcome:

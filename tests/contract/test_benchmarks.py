@@ -80,7 +80,8 @@ def test_the_journal_is_measured(
     ]
     values = {one.figure: one.value for one in taken}
     assert values["… points that are missing at the end, SQLite"] == 0
-    assert values["… throughput, to raw batches, SQLite"] > 0
+    assert values["… throughput of run.log_metric until delivered, to raw batches, SQLite"] > 0
+    assert values["… throughput of what is queued, to raw batches, SQLite"] > 0
     assert 0 < values["memory, 1,000 points, untracked"] < values["memory, a stage with nothing queued"]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from harness.leaving import BEGAN, opening_of, story
 from tracklayer.backend import open_backend
+from tracklayer.ending import end_instead
 from tracklayer.exceptions import StoreError
 from tracklayer.identity import key_tag, workflow_run_key
 from tracklayer.journal import recovery as recovery_module
@@ -21,12 +22,13 @@ from tracklayer.provisional import id_tag
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
+    from tracklayer.context import Status
     from tracklayer.store import Run, Store
 
 
@@ -149,16 +151,15 @@ def test_a_parent_whose_request_arrives_after_it_was_made_again_is_swept(
     """As on a server that is slow: the request of the process that was killed is carried out late."""
     key = workflow_run_key(opening_of(name).context.workflow_run)
     late: list[Run] = []
-    end = recovery_module._end
 
-    def end_after_a_late_request(store: Store, run_id: str, at: int) -> None:
+    def end_after_a_late_request(store: Store, run_id: str, status: Status, at: int, tags: Mapping[str, str]) -> bool:
         if not late:
             run = store.get_run(run_id)
-            tags = {key_tag(key): "1", "tracklayer.key": key}
-            late.append(store.create_run(run.experiment_id, name="r1", start_time=BEGAN, tags=tags))
-        end(store, run_id, at)
+            own = {key_tag(key): "1", "tracklayer.key": key}
+            late.append(store.create_run(run.experiment_id, name="r1", start_time=BEGAN, tags=own))
+        return end_instead(store, run_id, status, at, tags)
 
-    monkeypatch.setattr(recovery_module, "_end", end_after_a_late_request)
+    monkeypatch.setattr(recovery_module, "end_instead", end_after_a_late_request)
     proxy.lost("runs/create", 1)
     story(settings, name, "now")
     recovered(settings, backend)

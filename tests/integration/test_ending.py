@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.leaving import opening_of
+from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import close
 from tracklayer.creation import create
-from tracklayer.ending import LEFT_OPEN, REAL_END_TAG, RealEnd
-from tracklayer.identity import PARENT_TAG
-from tracklayer.journal.courier import LOST
+from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead
+from tracklayer.identity import PARENT_TAG, key_tag
+from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import End, Header, Log, Lost
+from tracklayer.journal.recorder import Recorder, recorder_of
 from tracklayer.journal.recovery import Recovery, left_behind
-from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.journal.refusals import refusals
+from tracklayer.outcome import OUTCOME_TAG, Outcome
 from tracklayer.settings import Settings
+from tracklayer.tracking import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Operation
     from tracklayer.store import Run, Store
@@ -136,12 +142,25 @@ def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:
     assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 5_000, LEFT_OPEN)
 
 
+@pytest.mark.parametrize("mark", [LEFT_OPEN, DIED])
+def test_what_was_said_in_place_of_the_real_end_is_taken_back(settings: Settings, mark: str) -> None:
+    world = World(settings, None)
+    ended = {"status": "KILLED", "ended_at": ENDED + 5_000, "tags": {OUTCOME_TAG: mark}}
+    assert end_instead(world.backend().store, world.run_id, **ended)  # type: ignore[arg-type]
+    assert (world.run().status, world.run().tags[OUTCOME_TAG]) == ("KILLED", mark)
+    assert not end_instead(world.backend().store, world.run_id, **ended)  # type: ignore[arg-type]
+    world.deliver(world.backend())
+    assert (world.run().status, world.run().end_time, world.run().tags.get(OUTCOME_TAG)) == ("FAILED", ENDED, None)
+
+
 @pytest.mark.parametrize("gone", ["in the trash", "for good"])
 def test_an_end_of_a_run_that_is_gone_keeps_nothing_waiting(settings: Settings, gone: str) -> None:
     world = World(settings, None, run_id=uuid.uuid4().hex if gone == "for good" else None)
     if gone == "in the trash":
         world.backend().store.delete_run(world.run_id)
     world.deliver(world.backend())
+    (left,) = Path(str(settings.journal)).rglob("refused.jsonl")
+    assert [(refusal.kind, refusal.key) for refusal in refusals(left.parent)] == [("end", "FAILED")]
 
 
 def test_a_run_that_goes_on_may_be_left_open_again(settings: Settings) -> None:
@@ -158,8 +177,6 @@ def test_a_run_that_goes_on_may_be_left_open_again(settings: Settings) -> None:
 
 
 def test_an_end_in_good_time_is_not_announced(settings: Settings) -> None:
-    from tracklayer.journal.recorder import Recorder
-
     backend = open_backend(settings)
     assert backend
     recorder = Recorder(backend, settings)
@@ -202,6 +219,44 @@ def test_a_try_that_is_given_up_ends_with_what_is_open_below_it(settings: Settin
     assert {ended[run_id].end_time for run_id in (world.run_id, trial, fold)} == {at}
     world.deliver(world.backend())  # the lost machine is back
     assert (world.run().status, world.run().tags.get(OUTCOME_TAG)) == ("FAILED", None)
+
+
+class TimedOut(BaseException):
+    """As Airflow's, which a signal raises wherever the task is."""
+
+
+@pytest.mark.parametrize("answered", [True, False], ids=["answered late", "not answered"])
+def test_a_stage_that_times_out_while_it_is_opened_is_ended(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path, answered: bool
+) -> None:
+    proxy = proxy_before(mlflow_server.uri)
+    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20)
+    opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
+
+    def late(handler: Any) -> Any:
+        answer = handler.forwarded()
+        time.sleep(3)
+        return answer if answered else handler.reset()
+
+    proxy.fault(late, "runs/create")
+
+    def ring(*_: object) -> None:
+        raise TimedOut("too long")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        timed_out = pytest.raises(TimedOut)
+        with timed_out, track(context=opening.context, settings=settings, outcome=lambda _: Outcome("FAILED", "late")):
+            pytest.fail("the task has been told to stop")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    backend = open_backend(settings)
+    assert backend
+    wait_for(lambda: recorder_of(backend, settings).flush(5), 30, "delivery of the end")
+    (run,) = backend.store.search_runs([], f"tags.`{key_tag(opening.key)}` != ''")
+    assert (run.status, run.tags[OUTCOME_TAG], run.tags["tracklayer.error.type"]) == ("FAILED", "late", "TimedOut")
 
 
 @pytest.mark.parametrize("told", ["", "{}", "[1]", '{"status": "WELL", "end_time": 1}', '{"status": "FAILED"}'])

@@ -63,6 +63,7 @@ def test_the_package_is_nothing_but_the_standard_library(tmp_path: Path) -> None
         "observing",
         "rules",
         "policy",
+        "celery_worker",
         "closer",
         "closing",
         "workflow",

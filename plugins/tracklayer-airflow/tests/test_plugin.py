@@ -17,15 +17,22 @@ from tracklayer_airflow.provider import get_provider_info
 if TYPE_CHECKING:
     from harness.airflow import AirflowHome
 
-LISTENERS = """
-from tracklayer_airflow.plugin import TracklayerPlugin
-print([type(listener).__name__ for listener in TracklayerPlugin().listeners])
-"""
-
-TABS = """
+# All in one process for each way to configure it: Airflow takes seconds to import.
+WHAT_IS_THERE = """
+from celery.signals import worker_ready
+from tracklayer_airflow import celery_worker, closer
 from tracklayer_airflow.plugin import TracklayerPlugin
 plugin = TracklayerPlugin()
+print("listeners:", *(type(listener).__name__ for listener in plugin.listeners), flush=True)
 print("tabs:", len(plugin.react_apps), len(plugin.fastapi_apps))
+seen = []
+closer.Closer.begin = lambda self: seen.append("begun")
+celery_worker.prepare(["airflow", "scheduler"])
+worker_ready.send(sender=None)
+assert not seen, "this is no worker"
+celery_worker.prepare(["airflow", "celery", "worker", "--concurrency", "2"])
+worker_ready.send(sender=None)
+print("beside a worker:", len(seen))
 """
 
 IMPORT_ERRORS = """
@@ -63,20 +70,23 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
     assert "tracklayer-airflow" in {entry.dist.name for entry in entry_points(group=group) if entry.dist}
 
 
+BOTH = "DagRunListener TaskListener"
+
+
 @pytest.mark.parametrize(
     ("environ", "listeners", "message"),
     [
-        ({}, "['DagRunListener', 'TaskListener']", ""),
-        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, "['DagRunListener']", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, "['DagRunListener']", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, "['DagRunListener']", "no task is observed: setting 'observe'"),
-        ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "[]", ""),
-        ({"TRACKLAYER_ENABLED": "false"}, "[]", ""),
-        ({"MLFLOW_TRACKING_URI": ""}, "[]", ""),
-        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, "['DagRunListener']", ""),
-        ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "[]", ""),
-        ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "[]", "DAG runs are not listened to"),
-        ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "[]", "DAG runs are not listened to"),
+        ({}, BOTH, ""),
+        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, "DagRunListener", ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, "DagRunListener", ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, "DagRunListener", "no task is observed: setting 'observe'"),
+        ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "", ""),
+        ({"TRACKLAYER_ENABLED": "false"}, "", ""),
+        ({"MLFLOW_TRACKING_URI": ""}, "", ""),
+        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, "DagRunListener", ""),
+        ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "", ""),
+        ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "", "DAG runs are not listened to"),
+        ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "", "DAG runs are not listened to"),
     ],
     ids=[
         "tracked",
@@ -92,18 +102,20 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
         "wrong setting",
     ],
 )
-def test_the_listener_is_there_where_it_is_wanted(
+def test_what_is_there_is_what_is_wanted(
     airflow_home: AirflowHome, environ: dict[str, str], listeners: str, message: str
 ) -> None:
-    output = run(airflow_home, LISTENERS, environ=environ)
-    assert listeners in output
+    """The listeners; somebody beside a Celery worker, as they; the tab, unless tracking is switched off in Airflow."""
+    output = run(airflow_home, WHAT_IS_THERE, environ=environ)
+    told = dict(
+        line.split(":", 1) for line in output.splitlines() if line.startswith(("listeners:", "tabs:", "beside"))
+    )
+    tabs = 0 if "AIRFLOW__TRACKLAYER__ENABLED" in environ else 1
+    assert told["listeners"].split() == [name for name in BOTH.split() if name in listeners]
+    assert told["tabs"].split() == [str(tabs), str(tabs)]
+    assert told["beside a worker"].split() == [str(int(bool(listeners)))]
     assert message in output
-
-
-@pytest.mark.parametrize(("value", "tabs"), [("True", 1), ("False", 0), ("perhaps", 0)])
-def test_the_tab_is_there_unless_tracking_is_switched_off(airflow_home: AirflowHome, value: str, tabs: int) -> None:
-    output = run(airflow_home, TABS, environ={"AIRFLOW__TRACKLAYER__ENABLED": value})
-    assert f"tabs: {tabs} {tabs}" in output
+    assert ("are ended with their DAG runs" in output) is ("not listened to" in message)
 
 
 def test_the_switch_is_in_airflows_configuration(airflow_home: AirflowHome) -> None:

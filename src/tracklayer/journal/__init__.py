@@ -27,7 +27,11 @@ module          what it is
 `lanes`         what an operation is about: the run or model whose order it keeps
 `holding`       runs that are passed over for the time being, and why
 `parcel`        what is gathered for one run until it is worth a request
+`parcels`       the same for all runs of a journal
+`flight`        a request that is under way while the next one is prepared
 `courier`       what each operation means to the tracking server
+`endings`       runs end: by themselves, with their workflow run, or because their try was lost
+`late_ends`     ends that come when somebody else may have ended the run
 `linkage`       links to runs that are not there yet, and to those that have come since
 `identities`    what the server calls the runs and models of a journal
 `pending`       where the artifacts of runs are said to be that the server does not know yet

@@ -13,19 +13,16 @@ from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
 from tracklayer.description import NOTE_TAG, recomposed
 from tracklayer.exceptions import Refused
-from tracklayer.forking import importing
 from tracklayer.identity import (
     PRODUCED_TAG,
     ROOT_TAG,
     UPSTREAM_TAG,
     key_tag,
     produced_tag,
-    run_key,
     upstream_tag,
-    workflow_run_key,
 )
-from tracklayer.journal.identities import Held, Later
-from tracklayer.journal.late_ends import LateEnds
+from tracklayer.journal.endings import Endings
+from tracklayer.journal.identities import Held
 from tracklayer.journal.linkage import Linkage
 from tracklayer.journal.operations import (
     Artifact,
@@ -47,12 +44,11 @@ from tracklayer.journal.operations import (
     Rename,
 )
 from tracklayer.journal.pending import names_ids, with_real_ids
+from tracklayer.journal.progress import TWICE
 from tracklayer.linking import find_producer, link_tags
-from tracklayer.opening import milliseconds
-from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional, provisional_id
+from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional
 from tracklayer.store import Run
 from tracklayer.store.delivery import PAIRS, deliver
-from tracklayer.twins import trash_twins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,6 +57,7 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.journal.identities import Identities
     from tracklayer.journal.operations import Operation
+    from tracklayer.journal.progress import Progress
     from tracklayer.opening import Opened
     from tracklayer.settings import Settings
     from tracklayer.store import Dataset, LoggedModel, Metric
@@ -71,24 +68,6 @@ log = logging.getLogger("tracklayer")
 WANTED_TAG: Final = "mlflow.tracklayer.wanted."
 """How the tags begin of runs that read a dataset which nobody was known to have produced; then as `produced_tag`."""
 
-TWICE: Final = "twice:"
-"""How the note in the progress begins that a run was asked for again, without an answer to the first request."""
-
-WAITED: Final = 7 * 24 * 3_600_000
-"""Milliseconds after which the parent of a workflow run that has ended is not waited for any longer."""
-
-PROMPT: Final = 30_000
-"""Milliseconds within which an end is delivered where nothing is the matter: then what was tracked is there, too."""
-
-PERHAPS_WAITED: Final = 24 * 3_600_000
-"""Milliseconds after which a parent is not waited for any longer of which nobody knows whether it will ever come."""
-
-LOST: Final = 20_000
-"""Milliseconds for which a try that the orchestrator has lost may still be ended by itself, or by its own journal."""
-
-GRACE: Final = 10_000
-"""Milliseconds for which the end of a workflow run waits for observed tasks that have just ended to end their runs."""
-
 
 class Source(Protocol):
     """What a courier needs of the journal."""
@@ -97,7 +76,7 @@ class Source(Protocol):
         """Where the copy of an artifact can be read."""
 
     @property
-    def progress(self) -> Any:
+    def progress(self) -> Progress:
         """How far the journal is delivered."""
 
 
@@ -109,6 +88,9 @@ class Courier:
     """Makes the requests of one operation after the other. Used by one thread at a time.
 
     Every method raises `Held` if something that it needs is not there yet, and `StoreError`; it may be repeated then.
+
+    Attributes:
+        endings: how runs end.
     """
 
     def __init__(
@@ -147,12 +129,10 @@ class Courier:
         self._cancelled = cancelled
         self._on_named = on_named
         self._on_refused = on_refused
-        self._ends = LateEnds(backend.store, identities, recovering=recovering)
         self._linkage = Linkage(backend, settings, identities)
+        self.endings = Endings(backend, settings, identities, journal.progress, self._linkage, recovering=recovering)
         self._tagged: set[str] = set()
-        self._before = set(
-            identities.runs
-        )  # named by an earlier delivery, that perhaps did not get as far as to say so
+        self._before = set(identities.runs)  # named by an earlier delivery, that perhaps was not able to say so
 
     def perform(self, operation: Operation, at: int) -> None:
         """Make the requests of an operation that stands for itself (not those that are gathered).
@@ -162,7 +142,7 @@ class Courier:
             at: when it was written to the journal, in milliseconds since the epoch.
         """
         if isinstance(operation, Close):
-            self.close(operation, at)
+            self.endings.close(operation, at)
         elif isinstance(operation, Named | NamedModel):
             self._ids.learn(operation)
         else:
@@ -284,7 +264,7 @@ class Courier:
         tags: Mapping[str, str] = operation.tags
         if tags:
             tags = self._resolved_tags(tags)
-            self._ends.tagged(run_id, tags)
+            self.endings.tagged(run_id, tags)
         points = operation.points
         if any(point.model_id is not None for point in points):
             points = tuple(
@@ -327,83 +307,6 @@ class Courier:
     def rename(self, operation: Rename) -> None:
         """Give a run another name."""
         self._backend.store.update_run(self._ids.resolve(operation.run), name=operation.name)
-
-    def announcement(self, operation: End) -> Mapping[str, str]:
-        """Tags that a run is to be given before it is ended; empty unless its end is late."""
-        return self._ends.announcement(self._ids.resolve(operation.run), operation)
-
-    def end(self, operation: End) -> None:
-        """End a run, or open it again."""
-        run_id = self._ids.resolve(operation.run)
-        self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
-        self._ends.written(run_id, operation)
-        if self._journal.progress.tried(TWICE + operation.run):
-            trash_twins(self._backend.store, run_id)
-        if operation.status == "FINISHED":
-            self._linkage.ended(operation.run, run_id)
-
-    def confirm(self) -> None:
-        """Everything is delivered: put right whatever somebody has made meanwhile of runs whose ends came late. Raises StoreError."""
-        self._ends.confirm()
-
-    def close(self, operation: Close, at: int) -> None:
-        """End a workflow run.
-
-        A parent that was given out, and is not there, is waited for: its tasks' journals may be on other machines.
-        """
-        with importing():
-            from tracklayer.closing import close, members_of
-            from tracklayer.completion import close_if_last
-
-        parent = self._ids.resolved_ref(operation.parent) if operation.parent else None
-        local = provisional_id(workflow_run_key(operation.context.workflow_run))
-        if parent is not None and self._journal.progress.tried(TWICE + local):
-            trash_twins(self._backend.store, parent.run_id)
-        waited = milliseconds(None) - (operation.ended_at or at)
-        if operation.perhaps and parent is None:
-            if PROMPT < waited < PERHAPS_WAITED:  # the server was away: so it may have been for the tasks
-                raise Later(f"nobody has delivered the parent of {local} yet, if there is one")
-            return
-        if operation.parent is not None and parent is None:
-            if milliseconds(None) - at > WAITED:
-                log.info("nobody has delivered the parent of %s: its end is left out", operation.parent.key)
-                return
-            raise Held(operation.parent.run_id)
-        if operation.if_last and parent is not None:
-            close_if_last(
-                operation.context,
-                operation.status,
-                self._settings,
-                self._backend,
-                parent=parent,
-                ends=operation.ends,
-                ended_at=operation.ended_at or at,
-            )
-            return
-        if operation.observed and parent is not None and waited < GRACE:
-            key = workflow_run_key(operation.context.workflow_run)
-            if members_of(self._settings, self._backend, parent, key, running=True, everywhere=True, limit=1):
-                raise Later(f"tasks of {local} may still be ending their runs")
-        close(
-            operation.context,
-            operation.status,
-            self._settings,
-            self._backend,
-            parent=parent,
-            error=operation.error,
-            ended_at=operation.ended_at or at,
-            everywhere=operation.observed,
-        )
-
-    def lost(self, operation: Lost) -> None:
-        """End the runs of a try that the orchestrator has lost, if nobody who knows better does it soon."""
-        with importing():
-            from tracklayer.closing import give_up
-
-        key = run_key(operation.context)
-        if milliseconds(None) - operation.ended_at < LOST:
-            raise Later(f"{key} may still be ending")
-        give_up(self._backend.store, key, operation.ended_at)
 
     # Artifacts and models
 
@@ -513,8 +416,8 @@ _ACTIONS: Final[Mapping[type, Callable[[Courier, Any], None]]] = {
     DeleteTag: Courier.delete_tag,
     Linked: Courier.described,
     Rename: Courier.rename,
-    End: Courier.end,
-    Lost: Courier.lost,
+    End: lambda courier, operation: courier.endings.end(operation),
+    Lost: lambda courier, operation: courier.endings.lost(operation),
     Artifact: Courier.artifact,
     CreateModel: Courier.create_model,
     ChangeModel: Courier.change_model,

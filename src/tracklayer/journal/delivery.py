@@ -36,13 +36,14 @@ from tracklayer.journal.operations import (
     Outputs,
     Rename,
 )
-from tracklayer.journal.parcel import Parcel
+from tracklayer.journal.parcels import Parcels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Named, NamedModel, Operation
+    from tracklayer.journal.parcel import Parcel
     from tracklayer.journal.readable import Journal
     from tracklayer.journal.record import Record
     from tracklayer.opening import Opened
@@ -50,12 +51,6 @@ if TYPE_CHECKING:
     from tracklayer.store.delivery import Refusal
 
 log = logging.getLogger("tracklayer")
-
-GATHERED: Final = 5_000
-"""Most items that are gathered for all runs together before they are sent, full requests or not."""
-
-PARCELS: Final = 200
-"""Most runs for which something is gathered at once."""
 
 TRIES: Final = 3
 """So often one operation may fail, on a server that answers otherwise, before its run is held and others go on."""
@@ -137,16 +132,14 @@ class Delivery:
             on_named=on_named,
             on_refused=self._letters.keep,
         )
-        self._parcels: dict[str, Parcel] = {}
+        self._parcels = Parcels()
         self._holds = Holds()
         self._dead: dict[str, str | None] = {}
         self._troubles: dict[str, int] = {}
         self._retrying: tuple[set[str], int] | None = None
-        self._full: set[str] = set()
         self._flight: Flight | None = None
         self._last_flight = 0.0  # seconds that it took
         self._answers = False
-        self._gathered = 0
         self.requests = 0
 
     @property
@@ -156,7 +149,7 @@ class Delivery:
         return self._gathered_from() if held is None else min(held, self._gathered_from())
 
     def _gathered_from(self) -> int:
-        return min((parcel.position for parcel in self._parcels.values()), default=self._position)
+        return self._parcels.position(self._position)
 
     @property
     def unread(self) -> bool:
@@ -171,7 +164,7 @@ class Delivery:
     @property
     def gathered_since(self) -> float | None:
         """When the oldest of what is gathered was, on the monotonic clock; None if nothing is."""
-        return min((parcel.since for parcel in self._parcels.values()), default=None)
+        return self._parcels.since
 
     @property
     def retry_at(self) -> float | None:
@@ -212,7 +205,7 @@ class Delivery:
                 self._send_full()
             return True
         self._land()
-        if self._full:
+        if self._parcels.full:
             self._send_full()
             return True
         if whole and self._parcels:
@@ -221,12 +214,12 @@ class Delivery:
         if self._retry():
             return True
         if self.delivered >= self._journal.end:
-            self._courier.confirm()
+            self._courier.endings.confirm()
         return False
 
     def send(self) -> None:
         """Send everything that is gathered. Raises StoreError."""
-        for lane in list(self._parcels):
+        for lane in self._parcels:
             self._send(lane)
 
     # One record after the other
@@ -257,15 +250,9 @@ class Delivery:
         """Gather the points of a run that is well and has some already, of how many records; 0 in any other case."""
         first = records[begin].operation
         run = first.run if type(first) is Log else ""
-        parcel = self._parcels.get(run)
-        if parcel is None or self._troubles or run in self._dead or run in self._holds:
+        if not run or self._troubles or run in self._dead or run in self._holds:
             return 0
-        before = parcel.size
-        taken = parcel.take_points(run, records, begin)
-        self._gathered += parcel.size - before
-        if parcel.full:
-            self._full.add(run)
-        return taken
+        return self._parcels.take_points(run, records, begin)
 
     def _is_dead(self, operation: Operation, lane: str) -> bool:
         """Whether nothing can become of an operation, because its run is not to be."""
@@ -286,9 +273,11 @@ class Delivery:
             if isinstance(operation, Close):
                 self.send()
             elif isinstance(operation, BARRIERS):
-                if isinstance(operation, End) and (tags := self._courier.announcement(operation)):
+                if isinstance(operation, End) and (tags := self._courier.endings.announcement(operation)):
                     self._gather(Log(operation.run, tags=dict(tags)), lane, record.position)
                 if not self._send(lane):
+                    if lane in self._dead:  # else it is held, and comes again
+                        self._bury(operation, self._dead[lane])
                     return
             self._courier.perform(operation, record.at)
             self._troubles.pop(lane, None)
@@ -296,40 +285,29 @@ class Delivery:
 
     def _gather(self, operation: Log, lane: str, position: int) -> None:
         run_id, metrics, tags = self._courier.gathered(operation)
-        parcel = self._parcels.get(lane) or self._parcel(lane, run_id, position)
-        parcel.add(position, metrics, operation.params, tags, yields=operation.yielding)
-        self._gathered += len(metrics) + len(operation.params) + len(tags)
-        if parcel.full:
-            self._full.add(lane)
+        self._parcels.add(lane, run_id, position, metrics, operation.params, tags, yields=operation.yielding)
 
     def _gather_more(self, operation: Inputs | Outputs | Consumed, lane: str, position: int) -> None:
         resolve = self._courier.resolve
         run_id = resolve(operation.run)
         if isinstance(operation, Inputs):
             models = [resolve(model) for model in operation.models]
-            self._parcel(lane, run_id, position).add_inputs(operation.datasets, models)
+            self._parcels.begun(lane, run_id, position).add_inputs(operation.datasets, models)
         elif isinstance(operation, Outputs):
             made = [(resolve(model), step) for model, step in operation.models]
-            self._parcel(lane, run_id, position).add_outputs(made)
+            self._parcels.begun(lane, run_id, position).add_outputs(made)
         else:
             tags, dataset = self._courier.consumed(operation)
-            parcel = self._parcel(lane, run_id, position)
-            parcel.add(position, (), {}, tags)
-            parcel.add_inputs([dataset], ())
-
-    def _parcel(self, lane: str, run_id: str, position: int) -> Parcel:
-        parcel = self._parcels.get(lane)
-        if parcel is None:
-            parcel = self._parcels[lane] = Parcel(run_id, position)
-        return parcel
+            self._parcels.add(lane, run_id, position, (), {}, tags).add_inputs([dataset], ())
 
     def _send_full(self) -> None:
         """Send what fills requests, once a record is taken; all that is gathered, if that is much."""
-        if self._gathered > GATHERED or len(self._parcels) > PARCELS:
+        if self._parcels.many:
             self.send()
-            self._gathered = 0
-        while self._full:
-            lane = next(iter(self._full))
+            self._parcels.count_anew()
+        full = self._parcels.full
+        while full:
+            lane = next(iter(full))
             parcel = self._parcels.get(lane)
             if parcel is None or not parcel.only_points or not self._answers or self._retrying is not None:
                 self._send(lane, whole=False)
@@ -340,14 +318,14 @@ class Delivery:
                 flight.take_off(self._last_flight)
                 self._flight = flight
                 if not parcel.full:
-                    self._full.discard(lane)
+                    full.discard(lane)
 
     def _send(self, lane: str, *, whole: bool = True) -> bool:
         """Send what is gathered for a run; False if that cannot be done now, and the run is held."""
         self._land()
         parcel = self._parcels.get(lane)
         if parcel is None:
-            self._full.discard(lane)
+            self._parcels.full.discard(lane)
             return True
         return self._settle(lane, parcel, lambda: parcel.send(self._store, whole=whole), whole=whole)
 
@@ -372,14 +350,10 @@ class Delivery:
             whole = True
         except StoreError as error:
             if parcel.full:
-                self._full.add(lane)
+                self._parcels.full.add(lane)
             self._judge(lane, parcel.position, error)
             return False
-        if whole or not parcel.size:
-            self._parcels.pop(lane, None)
-        if whole or not parcel.full:
-            self._full.discard(lane)
-        self._gathered -= before - parcel.size
+        self._parcels.sent(lane, parcel, before, whole=whole)
         self._answers = True
         self.requests += 1
         self._troubles.pop(lane, None)
@@ -413,11 +387,7 @@ class Delivery:
         self._hold(lane, position, str(error))
 
     def _hold(self, lane: str, position: int, why: str, missing: str | None = None) -> None:
-        parcel = self._parcels.get(lane)
-        if parcel is not None and position <= parcel.position:  # it is gathered anew when its run is tried again
-            del self._parcels[lane]
-            self._full.discard(lane)
-            self._gathered -= parcel.size
+        self._parcels.put_aside(lane, position)  # it is gathered anew when its run is tried again
         self._holds.hold(lane, position, why, missing)
         if self._retrying is not None:  # what comes behind has to wait for the next time, too
             self._retrying[0].discard(lane)

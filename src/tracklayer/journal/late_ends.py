@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.ending import LEFT_OPEN, NO_END, RealEnd
+from tracklayer.ending import IN_PLACE, NO_END, RealEnd
 from tracklayer.exceptions import NotFound
 from tracklayer.outcome import OUTCOME_TAG
 
@@ -20,7 +21,7 @@ LATE: Final = 1_000
 """Milliseconds after which an end is late; one that a process left behind always is."""
 
 LIMIT: Final = 1_000
-"""So many runs that were left open are looked at."""
+"""So many runs that somebody has marked so are looked at."""
 
 EXPERIMENTS: Final = 100
 """So many experiments are searched at once."""
@@ -30,7 +31,7 @@ class LateEnds:
     """The ends of one journal that came late; used by one thread at a time.
 
     They are announced before they are written (see `tracklayer.ending`), so that nobody overrules them. Once everything
-    is delivered, those that somebody has marked as left open meanwhile are looked for, and put right.
+    is delivered, those that somebody had marked as left open, or died, are looked for, and put right.
     """
 
     def __init__(self, store: Store, identities: Identities, *, recovering: bool) -> None:
@@ -61,13 +62,13 @@ class LateEnds:
             self._store.update_run(run_id, status=end.status, end_time=end.end_time)
 
     def confirm(self) -> None:
-        """Right those that are marked as left open, once. Raises StoreError."""
+        """Right those that are marked as left open, or died, once. Raises StoreError."""
         if not self._ends:
             return
         known = {named.run_id: named.experiment_id for named in self._ids.runs.values()}
         where = sorted({known[run_id] for run_id in self._ends if known.get(run_id)})
-        for begin in range(0, len(where), EXPERIMENTS):
-            marked = f"tags.`{OUTCOME_TAG}` = '{LEFT_OPEN}'"
+        for begin, mark in itertools.product(range(0, len(where), EXPERIMENTS), IN_PLACE):
+            marked = f"tags.`{OUTCOME_TAG}` = '{mark}'"  # MLflow has no IN for tags
             for run in self._store.search_runs(where[begin : begin + EXPERIMENTS], marked, limit=LIMIT):
                 if (end := self._ends.get(run.run_id)) is not None:
                     end.put_right(self._store, run)

@@ -27,6 +27,9 @@ log = logging.getLogger("tracklayer")
 
 NAME: Final = "progress"
 
+TWICE: Final = "twice:"
+"""How the note begins that a run was asked for again, without an answer to the first request."""
+
 _COMPACT: Final = 262_144
 """Bytes from which on the file is written anew once it is more than twice as big as it need be."""
 

@@ -23,12 +23,14 @@ class Waiter:
 
     Attributes:
         id: its local id.
+        written: True once the journal has what is asked for.
         answer: what the server said; None while it has not.
         error: why it is not there, as far as that is known.
     """
 
     def __init__(self, identifier: str) -> None:
         self.id = identifier
+        self.written = False
         self.answer: Answer | None = None
         self.error: Exception | None = None
         self._done = threading.Event()
@@ -60,6 +62,10 @@ class Promises:
             self._cancelled.discard(identifier)
             waiter = self._waiters[identifier] = Waiter(identifier)
             return waiter
+
+    def asked(self, identifier: str) -> Waiter | None:
+        """Whoever asked for this, and was neither given nor told anything yet; None if nobody is."""
+        return self._waiters.get(identifier)
 
     def give(self, waiter: Waiter, named: Callable[[Opened], None] | None = None) -> bool:
         """Nobody waits any longer: give the id out, unless there is an answer by now.

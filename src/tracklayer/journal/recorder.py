@@ -208,8 +208,24 @@ class Recorder:
         if strict and waiter.answer is None:
             self._promises.cancel(waiter)
             raise waiter.error or StoreUnavailable(f"{self.backend.store.uri} did not create the run in time")
+        return self._given(waiter, opening, named)
+
+    def interrupted(self, opening: Opening) -> Opened | None:
+        """The run of a `begin` that did not return (a time-out by signal, Ctrl-C), so that it can be ended.
+
+        Args:
+            opening: what is known about the run.
+
+        Returns:
+            The run, as `begin` would have told it; None if it was not asked for yet.
+        """
+        waiter = self._promises.asked(provisional_id(opening.key))
+        return self._given(waiter, opening, None) if waiter is not None and waiter.written else None
+
+    def _given(self, waiter: Waiter, opening: Opening, named: Callable[[Opened], None] | None) -> Opened:
+        """What whoever asked for a run goes on with."""
         if self._promises.give(waiter, named):
-            self.append(GivenOut(identifier))
+            self.append(GivenOut(waiter.id))
         return cast("Opened", waiter.answer) if waiter.answer is not None else provisionally(opening)
 
     def create(self, create: Create, *, wait: float) -> Named:
@@ -338,6 +354,7 @@ class Recorder:
     def _ask(self, identifier: str, operation: Operation, wait: float, *, strict: bool) -> Waiter:
         waiter = self._promises.ask(identifier)
         self.append(operation)
+        waiter.written = True
         if strict or (wait > 0 and not self.away):
             if not self._sender.warm.is_set():  # that mlflow takes seconds to import is no fault of the server's
                 self._sender.warm.wait(STRICT)

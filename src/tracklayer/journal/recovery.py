@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from tracklayer.context import SCRIPT
-from tracklayer.exceptions import NotFound, StoreError
+from tracklayer.ending import DIED, end_instead
+from tracklayer.exceptions import StoreError
 from tracklayer.forking import importing
 from tracklayer.identity import workflow_run_key
-from tracklayer.journal.courier import TWICE
 from tracklayer.journal.delivery import LEFT_OPEN, Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
+from tracklayer.journal.progress import TWICE
 from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.parent import settle_parents
 from tracklayer.twins import trash_twins
@@ -34,12 +35,8 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.context import RunContext
     from tracklayer.settings import Settings
-    from tracklayer.store import Store
 
 log = logging.getLogger("tracklayer")
-
-DIED: Final = "died"
-"""Value of the tag ``tracklayer.outcome`` on a run whose process ended without a word."""
 
 AGAIN: Final = 30.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""
@@ -155,7 +152,7 @@ class Recovery:
         """
         for local, named in self.journal.progress.names.items():
             if local not in self._survey.parents and not (self._is_over(local) or self._is_over(named.run_id)):
-                _end(self._backend.store, named.run_id, self.journal.died_at)
+                end_instead(self._backend.store, named.run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED})
                 if self.journal.progress.tried(TWICE + local):
                     trash_twins(self._backend.store, named.run_id)
         for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:
@@ -174,18 +171,6 @@ class Recovery:
     def _is_over(self, run: str) -> bool:
         survey = self._survey
         return run in survey.ended or run in survey.left_open or self.journal.progress.tried(LEFT_OPEN + run)
-
-
-def _end(store: Store, run_id: str, at: int) -> None:
-    """End a run whose process has died, unless somebody did."""
-    try:
-        run = store.get_run(run_id)
-    except NotFound:
-        return
-    if run.status != "RUNNING" or run.deleted:
-        return
-    store.log_batch(run_id, tags={OUTCOME_TAG: DIED})
-    store.update_run(run_id, status="KILLED", end_time=max(at, run.start_time or at))
 
 
 def settings_of(journal: LeftJournal, settings: Settings) -> Settings:

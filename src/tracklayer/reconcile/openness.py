@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracklayer.ending import LEFT_OPEN
 from tracklayer.identity import PARENT_TAG
 from tracklayer.linking import ref_of
 from tracklayer.reconcile.findings import Finding, LeftAlone, OpenParent, OpenRun
@@ -71,7 +72,7 @@ def _of_user_code(run: Run, owner: Run, verdict: Verdict) -> OpenRun | LeftAlone
         status=status,  # type: ignore[arg-type]  # one of the three
         ended_at=ended_at,
         because=f"{verdict.because}; it is a run of that task's own code",
-        note="left open" if status == "KILLED" else None,
+        note=LEFT_OPEN if status == "KILLED" else None,
         own=False,
     )
 

@@ -10,6 +10,7 @@ from tracklayer import dispatch, registry
 from tracklayer.closing import describe_upstream, members_of
 from tracklayer.context import Link, Status
 from tracklayer.description import NOTE_TAG
+from tracklayer.ending import end_instead
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import log
 from tracklayer.identity import PARENT_TAG, PRODUCED_TAG, UPSTREAM_TAG, key_tag, upstream_tag
@@ -150,17 +151,14 @@ class _Repairer:
     # ------------------------------------------------------------------------------------------------ open runs
 
     def _end(self, finding: OpenRun) -> bool:
-        run = self._store.get_run(finding.run.run_id)
-        if run.deleted or run.status != "RUNNING":
-            return False
-        now = time.time_ns() // 1_000_000
         tags = {RECONCILED_TAG: finding.because[:1_000]}
         if finding.note:
             tags[OUTCOME_TAG] = finding.note
-        self._store.log_batch(run.run_id, tags=tags)
-        self._store.update_run(run.run_id, status=finding.status, end_time=finding.ended_at or now)
+        ended_at = finding.ended_at or time.time_ns() // 1_000_000
+        if not end_instead(self._store, finding.run.run_id, finding.status, ended_at, tags):
+            return False
         if isinstance(finding, OpenParent):
-            self._closed[run.run_id] = finding.run
+            self._closed[finding.run.run_id] = finding.run
             self._backend.forget(finding.run.key or "")
         if finding.own:
             dispatch.run_ended(self._plugins, finding.run, finding.status)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch
 from tracklayer.context import SCRIPT, State, TaskRun, WorkflowRun
+from tracklayer.ending import DIED, LEFT_OPEN
 from tracklayer.identity import PARENT_TAG, key_tag, parse_key, task_key, workflow_run_key
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer.reconcile.scope import GONE_AFTER
@@ -122,10 +123,10 @@ class Truth:
         if lives:
             return RUNS
         if lives is False:
-            return Verdict(status="KILLED", because=f"{process} is gone", note="died")
+            return Verdict(status="KILLED", because=f"{process} is gone", note=DIED)
         where = f"{process} cannot be seen from here" if process else "it does not say in which process it runs"
         if self._older_than is not None and _is_older(run, self._older_than):
-            return Verdict(status="KILLED", because=f"{where}, and it is older than asked for", note="left open")
+            return Verdict(status="KILLED", because=f"{where}, and it is older than asked for", note=LEFT_OPEN)
         return Verdict(status=None, because=f"{where}: use --older-than once it is certain to have ended")
 
     # -------------------------------------------------------------------------------------- by orchestrator
@@ -169,7 +170,7 @@ class Truth:
         because = f"{workflow_run.orchestrator} says that its workflow run {_said(state)}"
         if of_task:
             ended_at = _milliseconds(state)
-            return Verdict(status="KILLED", because=because, ended_at=ended_at, note="left open")
+            return Verdict(status="KILLED", because=because, ended_at=ended_at, note=LEFT_OPEN)
         return _verdict(state, because)
 
     def _outermost(self, run: Run) -> tuple[Run, Run | None]:

@@ -3,8 +3,9 @@
 Run as a module (``python -m tracklayer_airflow.closing``) it is the process to which the scheduler's listener writes:
 one JSON object a line on standard input. Each goes to this process's journal, from where it is delivered, however long
 the tracking server is away. Meanwhile, and where there is no word for long, it delivers what tasks left behind on this
-machine: a task that was killed is so ended within the minute, while its DAG run goes on. The process ends when its
-standard input is closed or the scheduler is gone; what is not delivered by then, the next one delivers.
+machine: a task that was killed is so ended within the minute, while its DAG run goes on. That alone is what it does
+beside a Celery worker (`tracklayer_airflow.celery_worker`). The process ends when its standard input is closed or
+whoever started it is gone; what is not delivered by then, the next one delivers.
 """
 
 from __future__ import annotations

@@ -54,19 +54,9 @@ class TracklayerPlugin(AirflowPlugin):
 
 
 def _listeners() -> list[object]:
-    # Every task's process asks: nothing is imported here that only a tracked one needs.
-    from tracklayer_airflow.switch import is_on
+    from tracklayer_airflow.switch import is_listening
 
-    if not is_on():
-        return []
-    from tracklayer import settings as settings_module
-    from tracklayer_airflow.server import connection_id
-    from tracklayer_airflow.settings import airflow_settings
-
-    settings = settings_module.load()
-    if not settings.enabled or not airflow_settings(settings).listener:
-        return []
-    if not settings.tracking_uri and not connection_id(settings):
+    if not is_listening():
         return []
     from tracklayer_airflow.listener import DagRunListener
     from tracklayer_airflow.rules import rules_here

@@ -2,14 +2,20 @@
 
 Their operators are Airflow's own and know nothing of it. So each gets the link where DAGs are parsed, which is the one
 place from which Airflow's pages learn of it.
+
+Every process of Airflow imports this as it starts; a Celery worker imports nothing else of tracklayer, so this is also
+where it gets somebody to look after the tasks that are killed on its machine.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pluggy
+
+from tracklayer_airflow import celery_worker
 
 hookimpl = pluggy.HookimplMarker("airflow.policy")
 
@@ -37,3 +43,6 @@ def task_policy(task: Any) -> None:
 def is_ours(link: Any) -> bool:
     """Whether a link of an operator is the one to its run in MLflow."""
     return type(link).__module__ == "tracklayer_airflow.links"
+
+
+celery_worker.prepare(sys.argv)

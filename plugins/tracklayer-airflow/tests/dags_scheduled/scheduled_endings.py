@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import (
@@ -23,7 +24,6 @@ from airflow.sdk import (
     task,
     teardown,
 )
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 import tracklayer
 from tracklayer_airflow import Tracked
@@ -108,7 +108,7 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
         log_try()
         os._exit(7)
 
-    @task.tracked(execution_timeout=timedelta(seconds=2))
+    @task.tracked(execution_timeout=timedelta(seconds=5))
     def execution_timeout() -> None:
         time.sleep(120)
 
@@ -211,27 +211,13 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
 
 with DAG("held", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
 
-    @task.tracked(task_id="supervisor_killed")
-    def supervisor_killed() -> None:
+    @task.tracked
+    def hold_on() -> None:
         log_try()
         hold()
 
-    @task.tracked(task_id="heartbeat_lost")
-    def heartbeat_lost() -> None:
-        log_try()
-        hold()
-
-    @task.tracked(task_id="marked_failed")
-    def marked_failed() -> None:
-        log_try()
-        hold()
-
-    @task.tracked(task_id="marked_success")
-    def marked_success() -> None:
-        log_try()
-        hold()
-
-    supervisor_killed(), heartbeat_lost(), marked_failed(), marked_success()
+    for ending in ("supervisor_killed", "heartbeat_lost", "marked_failed", "marked_success"):
+        hold_on.override(task_id=ending)()
 
 with DAG("cleared", schedule=None, start_date=BEGINNING):
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.context import State
+from tracklayer.ending import DIED
 from tracklayer.identity import SUPERSEDED_TAG
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer_kubeflow.place import is_cluster_run
@@ -128,7 +129,7 @@ def _of_process(tags: Mapping[str, str]) -> State | None:
     lives = process.lives if process is not None else None
     if lives is None:
         return None
-    return State(status="RUNNING") if lives else State(status="KILLED", said=f"{process} is gone", note="died")
+    return State(status="RUNNING") if lives else State(status="KILLED", said=f"{process} is gone", note=DIED)
 
 
 def _state(word: object, ended_at: object) -> State:

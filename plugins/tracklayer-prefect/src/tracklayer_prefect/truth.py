@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from tracklayer.context import State
+from tracklayer.ending import DIED
 from tracklayer.machine import PROCESS_TAG, process_of
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ def _of_record(
         # A later session of the same run (retried, resumed) may be in another process.
         same = process is not None and state.timestamp <= datetime.fromtimestamp(process.at / 1_000, UTC) + SLACK
         if process is not None and same and process.lives is False:
-            return State(status="KILLED", said=f"{state.name}, but {process} is gone", note="died")
+            return State(status="KILLED", said=f"{state.name}, but {process} is gone", note=DIED)
         last = last_sign() if last_sign is not None and not (same and process and process.lives) else None
         if last is not None and last >= state.timestamp - SLACK:
             said = f"{state.name}, but without a heartbeat since {last.isoformat(timespec='seconds')}"
-            return State(status="KILLED", ended_at=last, said=said, note="died")
+            return State(status="KILLED", ended_at=last, said=said, note=DIED)
     return State(status="RUNNING", said=state.name)
 
 
