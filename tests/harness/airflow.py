@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import select
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +26,12 @@ START_SECONDS = 240.0
 """How long the components may take to start: on a busy machine without byte code they import for minutes."""
 
 
+_EMPTY: list[Path] = []
+"""A database of Airflow's on SQLite as it is made, if this process has made one: it takes seconds."""
+
+# -P: else this module stands for Airflow in the script.
+_SCRIPT = (sys.executable, "-P", str(Path(__file__).with_name("dag_test.py")))
+
 LOCKED = 10
 """So often a request is made that Airflow's database has no time for."""
 
@@ -30,21 +39,28 @@ LOCKED = 10
 class AirflowHome:
     """An Airflow home of its own that sees one folder of DAGs.
 
+    As a context manager it runs tests in forks of one process that has imported Airflow.
+
     Attributes:
         folder: the home.
         log: what the last `test` wrote.
     """
 
-    def __init__(self, folder: Path, dags: Path, *, database: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, dags: Path, *, database: str | None = None, imported: Sequence[str] = ()
+    ) -> None:
         """Make the home and its database.
 
         Args:
             folder: where it is to be; made if need be.
             dags: the folder of DAGs.
             database: SQLAlchemy's URI of an empty database; None for SQLite in the folder.
+            imported: modules that the process imports from which tests are forked, beside Airflow.
         """
         self.folder = folder
         self.log = ""
+        self._imported = tuple(imported)
+        self._server: subprocess.Popen[str] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         inherited = {
             name: value
@@ -66,7 +82,7 @@ class AirflowHome:
             "TRACKLAYER_PATIENCE": "20",  # the machine is busy, the server is slow, and not away
             **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database} if database else {}),
         }
-        self._run([str(_program("airflow")), "db", "migrate"], {}, 300)
+        self._migrate(database)
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The whole environment of a process of this Airflow.
@@ -78,7 +94,12 @@ class AirflowHome:
         return {**self._environ, **(more or {})}
 
     def test(
-        self, *dags: str, environ: Mapping[str, str] | None = None, not_run: str = "", seconds: float = 240
+        self,
+        *dags: str,
+        environ: Mapping[str, str] | None = None,
+        not_run: str = "",
+        seconds: float = 240,
+        fresh: bool = False,
     ) -> dict[str, Any]:
         """Run DAGs one after the other by ``dag.test()``, all in one process.
 
@@ -88,6 +109,7 @@ class AirflowHome:
             environ: see `environ`.
             not_run: a regular expression; tasks whose whole ids it matches succeed without being run.
             seconds: time limit for all of them.
+            fresh: in a process that imports everything itself, also where others are forked.
 
         Returns:
             By DAG id: ``run_id``, ``state``, ``tasks`` (``name[map index]`` to state and try), ``xcoms``
@@ -95,11 +117,58 @@ class AirflowHome:
         """
         output = self.folder / "test.json"
         output.unlink(missing_ok=True)
-        # -P: else this module stands for Airflow in the script.
-        script = Path(__file__).with_name("dag_test.py")
-        self.log = self._run([sys.executable, "-P", str(script), str(output), not_run, *dags], environ or {}, seconds)
+        arguments = [str(output), not_run, *dags]
+        if self._server is None or fresh:
+            self.log = self._run([*_SCRIPT, *arguments], environ or {}, seconds)
+        else:
+            self.log = self._fork(self._server, arguments, environ or {}, seconds)
         found: dict[str, Any] = json.loads(output.read_text())
         return found
+
+    def __enter__(self) -> Self:
+        self._server = subprocess.Popen(
+            [*_SCRIPT, "--serve", *self._imported],
+            env=self.environ(),
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.communicate()  # it ends where its standard input does
+
+    def _fork(
+        self, server: subprocess.Popen[str], arguments: Sequence[str], environ: Mapping[str, str], seconds: float
+    ) -> str:
+        log = self.folder / "test.log"
+        job = {"environ": self.environ(environ), "arguments": arguments, "log": str(log)}
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        if not select.select([server.stdout], [], [], seconds)[0]:
+            os.killpg(server.pid, signal.SIGKILL)
+        code, told = server.stdout.readline().strip(), log.read_text(errors="replace")
+        if code != "0":
+            raise RuntimeError(f"dag.test() of {' '.join(arguments)} ended with {code or 'a time-out'}:\n{told[-5000:]}")
+        return told
+
+    def _migrate(self, database: str | None) -> None:
+        """Make the tables; on SQLite Airflow does so in the first home alone, and the others have a copy of them."""
+        own = self.folder / "airflow.db"
+        empty = next((path for path in _EMPTY if path.exists()), None)
+        if database is None and empty is not None:
+            shutil.copyfile(empty, own)
+            return
+        self._run([str(_program("airflow")), "db", "migrate"], {}, 300)
+        if database is None:
+            _EMPTY.append(shutil.copyfile(own, self.folder / "empty.db"))
 
     def _run(self, command: Sequence[str], environ: Mapping[str, str], seconds: float) -> str:
         done = subprocess.run(

@@ -13,6 +13,8 @@ from harness.airflow import AirflowHome
 from harness.outage import flush
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness.mlflow import MlflowServer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,8 +31,9 @@ pytest.register_assert_rewrite("ending_table")
 
 
 @pytest.fixture(scope="session")
-def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:
-    return AirflowHome(tmp_path_factory.mktemp("airflow"), HERE / "dags")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    with AirflowHome(tmp_path_factory.mktemp("airflow"), HERE / "dags", imported=["mlflow", "pandas"]) as home:
+        yield home
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tracklayer.linking import read_links
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
     from harness.mlflow import MlflowServer
@@ -28,8 +28,9 @@ UNTRACKED = "any_operator_untracked"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:
-    return AirflowHome(tmp_path_factory.mktemp("any-operator"), DAGS)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    with AirflowHome(tmp_path_factory.mktemp("any-operator"), DAGS) as home:
+        yield home
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:
-    return AirflowHome(tmp_path_factory.mktemp("connected"), Path(__file__).parent / "dags_connected")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    dags = Path(__file__).parent / "dags_connected"
+    with AirflowHome(tmp_path_factory.mktemp("connected"), dags, imported=["mlflow", "pandas"]) as home:
+        yield home
 
 
 @pytest.mark.parametrize(

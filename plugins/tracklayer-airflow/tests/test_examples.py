@@ -29,6 +29,7 @@ def told(
         *(f"{dag_id}={json.dumps(conf)}" for dag_id in ("flights_prepare", "flights", "flights_observed")),
         environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS)},
         not_run="start_training",  # the pipeline has tests of its own
+        fresh=True,  # of another folder of DAGs
     )
     return {dag_id: ObservedStory(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}
 

@@ -21,7 +21,7 @@ from tracklayer.linking import read_links
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
@@ -33,18 +33,21 @@ FIELD = "automated_training"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> AirflowHome:
-    return AirflowHome(tmp_path_factory.mktemp("observed"), DAGS)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    with AirflowHome(tmp_path_factory.mktemp("observed"), DAGS, imported=["mlflow", "pandas"]) as home:
+        yield home
 
 
 @pytest.fixture(scope="module")
 def told(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, ObservedStory]:
-    return ran(home, mlflow_server.uri, "unchosen", "observed", FIELD)
+    return ran(home, mlflow_server.uri, "unchosen", "observed", FIELD, fresh=True)
 
 
-def ran(home: AirflowHome, uri: str, *dags: str, environ: Mapping[str, str] | None = None) -> dict[str, ObservedStory]:
-    """DAG runs by ``dag.test()``, all in one process."""
-    told = home.test(*dags, environ={"MLFLOW_TRACKING_URI": uri, **(environ or {})})
+def ran(
+    home: AirflowHome, uri: str, *dags: str, environ: Mapping[str, str] | None = None, fresh: bool = False
+) -> dict[str, ObservedStory]:
+    """DAG runs by ``dag.test()``, all in one process; in one that has not imported MLflow, if it is to be fresh."""
+    told = home.test(*dags, environ={"MLFLOW_TRACKING_URI": uri, **(environ or {})}, fresh=fresh)
     flush(uri, journal=home.folder / "journal")  # on a busy machine something may be late
     return {dag_id: ObservedStory(uri, dag_id, told[dag_id]) for dag_id in told}
 
@@ -276,14 +279,14 @@ def test_a_wrong_rule_is_named_and_the_tasks_run(home: AirflowHome, mlflow_serve
 
 
 def test_tasks_without_mlflow_have_no_runs_and_cost_nothing(home: AirflowHome, mlflow_server: MlflowServer) -> None:
-    story = ran(home, mlflow_server.uri, "without_mlflow")["without_mlflow"]
+    story = ran(home, mlflow_server.uri, "without_mlflow", fresh=True)["without_mlflow"]
     assert story.all_runs == []
     assert story.told["xcoms"] == {"first.return_value": []}
 
 
 def test_runs_of_their_own(home: AirflowHome, mlflow_server: MlflowServer) -> None:
     environ = {"AIRFLOW__TRACKLAYER__OWN_RUNS": "true"}
-    story = ran(home, mlflow_server.uri, "without_mlflow", environ=environ)["without_mlflow"]
+    story = ran(home, mlflow_server.uri, "without_mlflow", environ=environ, fresh=True)["without_mlflow"]
     first, second = story.run("first"), story.run("second")
     assert (ended(first), ended(second)) == (("FINISHED", None, None), ("FAILED", "ValueError", None))
     assert second.params == {"number": "1"}

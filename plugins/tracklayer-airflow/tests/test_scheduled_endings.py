@@ -164,13 +164,16 @@ def run_everything(scheduled: Scheduled, dags: Path) -> None:
     )
     for dag_id in ("held", "timed", "cleared", "ends"):
         service.wait(dag_id, runs[dag_id], seconds=400)
-    for dag_id in ("held", "timed", "cleared", "ends", "versioned"):
+    # Where the machine is so busy that the MLflow server seemed to be away, something is in a journal still.
+    flush(scheduled.uri, journal=service.home.folder / "journal")
+    for dag_id in ("held", "timed", "cleared", "ends", "versioned", "one_of_two", "two_of_two"):
         wait_for(partial(parent_ended, scheduled.story(dag_id)), SOON, f"parent of {dag_id}")
 
 
 def parent_ended(story: Story) -> bool:
-    """Whether it is, asked anew."""
-    return replace(story).parent.status != "RUNNING"
+    """Whether there is one, and it is ended; asked anew."""
+    parents = [run for run in replace(story).runs if PARENT not in run.tags]
+    return bool(parents) and all(run.status != "RUNNING" for run in parents)
 
 
 def kill_and_mark(scheduled: Scheduled) -> None:
@@ -218,7 +221,9 @@ def test_a_retry_names_the_try_whose_place_it_took(scheduled: Scheduled) -> None
 
 @pytest.mark.parametrize("dag_id", ["ends", "held", "timed", "cleared", "versioned", "one_of_two", "two_of_two"])
 def test_nothing_stays_running_after_the_dag_run(scheduled: Scheduled, dag_id: str) -> None:
-    assert {name(run): run.status for run in scheduled.story(dag_id).runs if run.status == "RUNNING"} == {}
+    runs = scheduled.story(dag_id).runs
+    assert runs
+    assert {name(run): run.status for run in runs if run.status == "RUNNING"} == {}
 
 
 @pytest.mark.parametrize(

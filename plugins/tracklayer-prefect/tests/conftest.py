@@ -55,6 +55,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # else each flow run waits a second for its heart to stop
     }
     with temporary_settings(settings), prefect_test_harness(server_startup_timeout=180):
+        gc.collect()
+        gc.freeze()  # Prefect has been imported, and each test collects what it leaves behind
         yield
 
 
