@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import sys
 from collections import Counter
@@ -29,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         backends()
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, what takes long is begun first, and what waits is mixed with what computes: by the file's digest."""
+    if not getattr(config, "workerinput", None):  # one after the other, the order is that of the folders
+        return
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in long, hashlib.sha256(item.path.name.encode()).hexdigest()))
 
 
 def pytest_collection_finish() -> None:

@@ -51,7 +51,10 @@ def environment(mlflow_server: MlflowServer, folder: Path) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "DO_NOT_TRACK": "1",
     }
-    return {**clean, **prefect, "MLFLOW_TRACKING_URI": mlflow_server.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # The machine is busy, the server is slow, and not away.
+    patient = {"TRACKLAYER_PATIENCE": "20"}
+    ours = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**clean, **prefect, **patient, **ours}
 
 
 def run(script: Path, environ: Mapping[str, str]) -> str:

@@ -46,9 +46,7 @@ class AirflowHome:
         log: what the last `test` wrote.
     """
 
-    def __init__(
-        self, folder: Path, dags: Path, *, database: str | None = None, imported: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, dags: Path, *, database: str | None = None, imported: Sequence[str] = ()) -> None:
         """Make the home and its database.
 
         Args:
@@ -156,7 +154,9 @@ class AirflowHome:
             os.killpg(server.pid, signal.SIGKILL)
         code, told = server.stdout.readline().strip(), log.read_text(errors="replace")
         if code != "0":
-            raise RuntimeError(f"dag.test() of {' '.join(arguments)} ended with {code or 'a time-out'}:\n{told[-5000:]}")
+            raise RuntimeError(
+                f"dag.test() of {' '.join(arguments)} ended with {code or 'a time-out'}:\n{told[-5000:]}"
+            )
         return told
 
     def _migrate(self, database: str | None) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("fork", "spawn", "forkserver")
 
 SCRIPT = """

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from harness.pipeline import Pipeline
     from harness.proxy import RecordingProxy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quiet() -> Iterator[None]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.store import Run
 
+pytestmark = pytest.mark.slow
+
 DAGS = Path(__file__).parent / "dags_any_operator"
 TRACKED = "any_operator"
 UNTRACKED = "any_operator_untracked"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
 
+pytestmark = pytest.mark.slow
+
 BY_AIRFLOW = {"AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow_team"}
 BY_VARIABLE = {"TRACKLAYER_AIRFLOW_MLFLOW_CONN_ID": "mlflow_team"}
 BY_BOTH = {**BY_AIRFLOW, "TRACKLAYER_AIRFLOW_MLFLOW_CONN_ID": "another"}

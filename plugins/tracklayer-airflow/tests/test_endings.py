@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from harness.airflow import AirflowHome
     from harness.mlflow import MlflowServer
 
+pytestmark = pytest.mark.slow
+
 AIRFLOW = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
 
 ENDINGS = {

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 900
 """Time limit for all DAGs of one side."""
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from harness.proxy import RecordingProxy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def untracked(prefect_server: None) -> dict[str, End]:
