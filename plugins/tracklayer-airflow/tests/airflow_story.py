@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from tracklayer.linking import read_links
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tracklayer.store import Run
+
+AIRFLOW = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
+"""Airflow's version: ``(3, 3)``."""
 
 PARENT = "mlflow.parentRunId"
 

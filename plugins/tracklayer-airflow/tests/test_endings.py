@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow_story import Story, name, without_tracking
+from airflow_story import AIRFLOW, Story, name, without_tracking
 
 from harness.process import free_port
 from tracklayer.identity import parse_token
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-AIRFLOW = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
 
 ENDINGS = {
     # task: status, error type and note of each try's run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow_examples import CONFS, DAGS_LEFT_OUT, FILES_LEFT_OUT, copied, ending, sources, without_sleep
-from airflow_story import name
+from airflow_story import AIRFLOW, name
 from observed_story import ObservedStory
 
 from harness.airflow import AirflowHome
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-SECONDS = 900
-"""Time limit for all DAGs of one side."""
+SECONDS = 900 if AIRFLOW >= (3, 3) else 2_400
+"""Time limit for all DAGs of one side; before Airflow 3.3 ``dag.test()`` takes ten times as long."""
+
+EXAMPLES = 90 if AIRFLOW >= (3, 3) else 60
+"""More than so many DAGs are compared: the older Airflows come with fewer."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,11 @@ def sides(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory)
     return Sides(mlflow_server.uri, (first, second), (untracked, with_it))
 
 
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(SECONDS + 300)
 def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
     untracked, tracked = sides.told
     assert untracked.keys() == tracked.keys()
-    assert len(tracked) > 90
+    assert len(tracked) > EXAMPLES
     endings = {dag_id: sides.endings(dag_id) for dag_id in tracked}
     different = {dag_id: both for dag_id, both in endings.items() if both[0] != both[1]}
     assert different == {}
@@ -99,6 +102,7 @@ def test_they_were_tracked(sides: Sides) -> None:
     assert found > 200
 
 
+@pytest.mark.skipif(AIRFLOW < (3, 3), reason="the list is that of the newest Airflow")
 def test_what_is_left_out_is_there() -> None:
     """Else the list grows old, and hides what nobody left out on purpose."""
     files = {path.stem: path.read_text() for path in sources()}

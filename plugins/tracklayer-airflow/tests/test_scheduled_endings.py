@@ -14,12 +14,11 @@ import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
-from airflow_story import PARENT, Story, name
+from airflow_story import AIRFLOW, PARENT, Story, name
 from ending_table import GONE, check, how
 
 from harness.airflow import AirflowHome, AirflowService
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
 
 HERE = Path(__file__).parent
-AIRFLOW = tuple(map(int, version("apache-airflow-core").split(".")[:2]))
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
