@@ -194,6 +194,10 @@ bench: install ## Every benchmark: a table each, and .bench/NAME.json
 bench-%: install
 	@$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
+.PHONY: same-endings
+same-endings: install ## Airflow's examples without and with tracking on a real scheduler (a quarter of an hour)
+	TRACKLAYER_TEST_SCHEDULER=1 $(BIN)/pytest plugins/tracklayer-airflow/tests/test_same_endings.py -k scheduler $(ARGS)
+
 .PHONY: matrix-airflow
 matrix-airflow: $(OLDER_AIRFLOWS:%=matrix-airflow-%) ## The provider's tests with older Airflows (ARGS=plugins/tracklayer-airflow/tests/test_plugin.py for some)
 

@@ -123,6 +123,15 @@ class AirflowHome:
         found: dict[str, Any] = json.loads(output.read_text())
         return found
 
+    def told(self, runs: Mapping[str, str], *, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """How DAG runs ended that a scheduler started, as `test` tells it.
+
+        Args:
+            runs: run ids by DAG id.
+            environ: see `environ`.
+        """
+        return self.test(*(f"{dag_id}@{run_id}" for dag_id, run_id in runs.items()), environ=environ)
+
     def __enter__(self) -> Self:
         self._server = subprocess.Popen(
             [*_SCRIPT, "--serve", *self._imported],
@@ -272,11 +281,11 @@ class AirflowService:
         path = self.home.folder / f"{component}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, *, logical_date: str | None = None) -> str:
         """Start a DAG run, as soon as the DAG is known and active; its run id."""
         path = f"/api/v2/dags/{dag_id}"
         wait_for(lambda: self._is_known(path), START_SECONDS, f"DAG {dag_id}", self._programs["dag-processor"])
-        run = self.call(f"{path}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
+        run = self.call(f"{path}/dagRuns", {"logical_date": logical_date, "conf": dict(conf or {})})
         return str(run["dag_run_id"])
 
     def wait(self, dag_id: str, run_id: str | None = None, *, seconds: float = 120) -> dict[str, Any]:

@@ -55,7 +55,10 @@ def _done_and_500(handler: Any) -> Answer:
 LATE: Final = (1.1, 5.0)
 """How long a late request is on the way, in seconds: longer than a client waits whose time-out is 1 s."""
 
+WITHIN_THE_REQUEST: Final = "reset in the middle of the request"
+
 INJURIES: Final[Mapping[str, Callable[[Any], Answer | None]]] = {
+    WITHIN_THE_REQUEST: lambda handler: handler.reset(),
     "reset before the answer": lambda handler: handler.reset(),
     "reset in the middle of the answer": _half,
     "an answer cut short": _truncated,
@@ -106,7 +109,8 @@ class Unreliable(RecordingProxy):
             name = self._dice.choice(self._injuries)
         if name == "silence":
             return Fault(lambda _: self._silent(), path, 1)
-        return Fault(self._late if name == "late" else INJURIES[name], path, 1)
+        part = 0.5 if name == WITHIN_THE_REQUEST else 1.0
+        return Fault(self._late if name == "late" else INJURIES[name], path, 1, part)
 
     def _late(self, handler: Any) -> None:
         with self._lock:

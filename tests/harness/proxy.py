@@ -67,11 +67,19 @@ class Answer:
 
 @dataclass
 class Fault:
-    """What happens to a request instead of being forwarded and answered; see `RecordingProxy.fault`."""
+    """What happens to a request instead of being forwarded and answered; see `RecordingProxy.fault`.
+
+    Attributes:
+        action: what answers instead.
+        path: how the path begins of the requests that it hits.
+        times: how many of them it still hits.
+        part: how much of the request's body is read before.
+    """
 
     action: Callable[[_Handler], Answer | None]
     path: str
     times: int
+    part: float = 1.0
 
 
 class RecordingProxy:
@@ -292,10 +300,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def handle_any(self) -> None:
-        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         short = parts.path.removeprefix(API)
         fault = self.proxy._next_fault(short)
+        length = int(self.headers.get("Content-Length") or 0)
+        self.body = self.rfile.read(length if fault is None else int(length * fault.part))
         answer: Answer | None = None
         try:
             answer = self.forwarded() if fault is None else fault.action(self)

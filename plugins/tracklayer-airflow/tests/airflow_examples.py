@@ -6,10 +6,18 @@ import importlib.util
 import json
 import re
 import shutil
+import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from airflow_story import AIRFLOW, without_tracking
+
+from harness.airflow import AirflowService
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness.airflow import AirflowHome
 
 PACKAGES: Final = ("airflow.example_dags", "airflow.providers.standard.example_dags")
 
@@ -44,7 +52,22 @@ DAGS_LEFT_OUT: Final = {
 CONFS: Final = {"example_params_ui_tutorial": {"required_field": "wanted by its form"}}
 """What DAGs want to be started with."""
 
+LEFT_OUT_OF_SCHEDULES: Final = {
+    dag_id: DAGS_LEFT_OUT[dag_id]
+    for dag_id in (
+        "example_asset_with_watchers",
+        "example_branch_dop_operator_v3",
+        "example_retry_policy",
+        "example_sensors",
+    )
+}
+"""DAGs that a real scheduler does not run, and why: it runs those, too, that wait for each other or for half a minute."""
+
+LOGICAL_DATE: Final = "2026-01-01T00:00:00+00:00"
+"""That of all DAG runs on a scheduler: some wait for another DAG's run of the same one."""
+
 _VOLATILE: Final = (
+    (r"http://127\.0\.0\.1:\d+", "<airflow>"),
     (r"manual__[0-9T:.+-]+(_\w{8})?", "<run id>"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(\+\d\d:?\d\d|Z)?", "<time>"),
     (r"\d{4}-?\d\d-?\d\dT\d{6}(\.\d+)?", "<time>"),
@@ -90,6 +113,55 @@ def without_sleep(folder: Path) -> Path:
     (folder / "sleep").write_text("#!/bin/sh\nexit 0\n")
     (folder / "sleep").chmod(0o755)
     return folder
+
+
+def without_chance(folder: Path) -> Path:
+    """A folder for PYTHONPATH with which every process throws the same dice, those that fork included."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, random\nrandom.seed(0)\nos.register_at_fork(after_in_child=lambda: random.seed(0))\n"
+    )
+    return folder
+
+
+def by_scheduler(home: AirflowHome, environ: Mapping[str, str], *, seconds: float) -> dict[str, Any]:
+    """Run the examples by a real Airflow, all at the same time, each once and none by its own schedule.
+
+    Args:
+        home: its home.
+        environ: for all of its processes.
+        seconds: time limit for all of them.
+
+    Returns:
+        As `AirflowHome.test` does.
+    """
+    environ = {
+        **environ,
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+    }
+    with AirflowService(home, environ=environ, triggerer=True) as airflow:
+        known = _all_dags(airflow)
+        assert airflow.call("/api/v2/importErrors")["total_entries"] == 0
+        wanted = sorted(known - LEFT_OUT_OF_SCHEDULES.keys())
+        runs = {dag_id: airflow.trigger(dag_id, CONFS.get(dag_id), logical_date=LOGICAL_DATE) for dag_id in wanted}
+        end = time.monotonic() + seconds
+        for dag_id, run_id in runs.items():
+            airflow.wait(dag_id, run_id, seconds=max(1.0, end - time.monotonic()))
+    return home.told(runs, environ=environ)
+
+
+def _all_dags(airflow: AirflowService) -> set[str]:
+    """The ids of all DAGs, once no more of them are found: the dag-processor takes a file after the other."""
+    known: set[str] = set()
+    for _ in range(20):
+        time.sleep(15)
+        found: list[str] = []
+        while page := airflow.call(f"/api/v2/dags?limit=50&offset={len(found)}")["dags"]:
+            found += [dag["dag_id"] for dag in page]
+        if known == (known := set(found)) and known:
+            return known
+    raise AssertionError(f"DAGs are still being found, {len(known)} by now")
 
 
 def ending(told: dict[str, Any], home: Path) -> dict[str, Any]:

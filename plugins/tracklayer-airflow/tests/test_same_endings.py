@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow_examples import CONFS, DAGS_LEFT_OUT, FILES_LEFT_OUT, copied, ending, sources, without_sleep
+from airflow_examples import (
+    CONFS,
+    DAGS_LEFT_OUT,
+    FILES_LEFT_OUT,
+    by_scheduler,
+    copied,
+    ending,
+    sources,
+    without_chance,
+    without_sleep,
+)
 from airflow_story import AIRFLOW, name
 from observed_story import ObservedStory
 
@@ -18,6 +29,7 @@ from harness.airflow import AirflowHome
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from harness.backends import Backend
     from harness.mlflow import MlflowServer
 
 pytestmark = pytest.mark.slow
@@ -27,6 +39,9 @@ SECONDS = 900 if AIRFLOW >= (3, 3) else 2_400
 
 EXAMPLES = 90 if AIRFLOW >= (3, 3) else 60
 """More than so many DAGs are compared: the older Airflows come with fewer."""
+
+SCHEDULED_SECONDS = 1_800
+"""The same where a scheduler runs them: each task has a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +63,22 @@ class Sides:
         return untracked, tracked
 
 
-@pytest.fixture(scope="module")
-def sides(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> Sides:
+def unlike(untracked: dict[str, Any], tracked: dict[str, Any]) -> list[str]:
+    """Where two endings differ, a line each."""
+    one, other = (json.dumps(ending, indent=1, sort_keys=True).splitlines() for ending in (untracked, tracked))
+    return [line for line in difflib.unified_diff(one, other, "untracked", "tracked", n=1, lineterm="") if line]
+
+
+@pytest.fixture(scope="module", params=["dag.test()", "a scheduler"])
+def sides(
+    request: pytest.FixtureRequest,
+    mlflow_server: MlflowServer,
+    postgresql: Backend,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Sides:
+    scheduled = request.param == "a scheduler"
+    if scheduled and not os.environ.get("TRACKLAYER_TEST_SCHEDULER"):
+        pytest.skip("make same-endings: takes a quarter of an hour")
     folder = tmp_path_factory.mktemp("examples")
     bundles = json.dumps(copied(folder / "dags"))
     common = {
@@ -65,27 +94,36 @@ def sides(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory)
         *(f"{dag_id}={json.dumps(conf)}" for dag_id, conf in CONFS.items()),
     ]
 
+    chance = without_chance(folder / "chance")
+
     def run(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
         home = AirflowHome(folder / name, folder / "dags")
         return home.folder, home.test(*dags, environ={**common, **more}, seconds=SECONDS)
 
-    with ThreadPoolExecutor(2) as pool:
+    def run_scheduled(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
+        more = {"PYTHONPATH": str(chance), **more}
+        with postgresql.database() as database:
+            home = AirflowHome(folder / name, folder / "dags", database=database)
+            return home.folder, by_scheduler(home, {**common, **more}, seconds=SCHEDULED_SECONDS)
+
+    # A scheduler's tasks take all of the machine: one after the other.
+    with ThreadPoolExecutor(1 if scheduled else 2) as pool:
+        one = run_scheduled if scheduled else run
         both = [
-            pool.submit(run, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
-            pool.submit(run, "tracked", tracked),
+            pool.submit(one, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
+            pool.submit(one, "tracked", tracked),
         ]
         (first, untracked), (second, with_it) = (side.result() for side in both)
     return Sides(mlflow_server.uri, (first, second), (untracked, with_it))
 
 
-@pytest.mark.timeout(SECONDS + 300)
+@pytest.mark.timeout(4_000)
 def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
     untracked, tracked = sides.told
     assert untracked.keys() == tracked.keys()
     assert len(tracked) > EXAMPLES
     endings = {dag_id: sides.endings(dag_id) for dag_id in tracked}
-    different = {dag_id: both for dag_id, both in endings.items() if both[0] != both[1]}
-    assert different == {}
+    assert {dag_id: unlike(*both) for dag_id, both in endings.items() if both[0] != both[1]} == {}
 
 
 def test_they_were_tracked(sides: Sides) -> None:
