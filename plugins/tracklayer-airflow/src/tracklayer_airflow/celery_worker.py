@@ -2,7 +2,7 @@
 
 The scheduler hears of no task that dies on a worker which lives on: its supervisor tells the API server, and no listener
 is called. So each worker has the process beside it that the scheduler has (`tracklayer_airflow.closing`). It delivers
-what a killed task has left behind, while the DAG run goes on.
+what a killed task has left behind, while the DAG run goes on. And the worker imports what its tasks would each import.
 """
 
 from __future__ import annotations
@@ -20,16 +20,30 @@ log = logging.getLogger("tracklayer")
 
 
 def prepare(argv: Sequence[str]) -> None:
-    """Have that process started once the worker is ready, if this is one; anywhere else nothing is imported.
+    """Have that process started once a worker is ready, if this is one; anywhere else nothing is imported.
 
     Args:
         argv: how this process was called.
     """
     if list(argv[1:3]) != ["celery", "worker"]:
         return
-    from celery.signals import worker_ready
+    from celery.signals import worker_init, worker_ready
 
+    worker_init.connect(_import_ahead, weak=False, dispatch_uid=f"{__name__}:ahead")
     worker_ready.connect(_begin, weak=False, dispatch_uid=__name__)
+
+
+def _import_ahead(**_: Any) -> None:
+    """Before the worker forks the processes that its tasks run in. Never raises, as `_begin`."""
+    try:
+        from tracklayer_airflow.switch import is_listening
+
+        if is_listening():
+            from tracklayer_airflow.ahead import import_ahead
+
+            import_ahead()
+    except Exception as error:
+        log.warning("tracking: each task imports what it needs itself: %s", error)
 
 
 def _begin(**_: Any) -> None:
