@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 from tracklayer.exceptions import StoreError
+from tracklayer.journal.claim import Claimed, claimed, free
 from tracklayer.store.endpoint import without_credentials
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ log = logging.getLogger("tracklayer")
 SUFFIX: Final = ".journal.tar.gz"
 """How the names of packed journals end."""
 
-TAKEN: Final = 3600.0
-"""Seconds after which a packed journal that somebody took, and did not bring back, may be taken by another."""
-
 PUTTING: Final = 60.0
 """Longest time that the end of a process waits for a packed journal to be put where it is to be, in seconds."""
 
@@ -45,7 +42,6 @@ FAILED: Final = 3
 """Exit code of a process that could not do it, and said why."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
-_TAKEN: Final = re.compile(r"(?P<name>.+)\.taken-(?P<at>\d{10,15})")
 _MEMBER: Final = re.compile(r"\d{20}\.seg|progress|refused\.jsonl|files/[0-9a-z]{1,64}")
 
 
@@ -64,9 +60,6 @@ class Shelf(Protocol):
 
     def get(self, name: str, target: Path) -> None:
         """Copy a file of it to a local one."""
-
-    def rename(self, name: str, other: str) -> None:
-        """Give a file another name."""
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
@@ -99,10 +92,6 @@ class LocalShelf:
     def get(self, name: str, target: Path) -> None:
         """Copy a file of it to a local one."""
         shutil.copyfile(self._path / name, target)
-
-    def rename(self, name: str, other: str) -> None:
-        """Give a file another name."""
-        (self._path / name).rename(self._path / other)
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
@@ -137,10 +126,6 @@ class RemoteShelf:
     def get(self, name: str, target: Path) -> None:
         """Copy a file of it to a local one."""
         self._files.get_file(f"{self._root}/{name}", str(target))
-
-    def rename(self, name: str, other: str) -> None:
-        """Give a file another name."""
-        self._files.mv(f"{self._root}/{name}", f"{self._root}/{other}")
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
@@ -271,39 +256,36 @@ def unpack(source: Path, target: Path) -> None:
 
 
 def carried(url: str) -> list[str]:
-    """Names of the packed journals in a folder that nobody has taken, the oldest first. Raises CarryingError."""
+    """Names of the packed journals in a folder that nobody claims, the oldest first. Raises CarryingError."""
     with _fenced(url):
-        return sorted(name for name in shelf(url).names() if _is_free(name))
+        return sorted(name for name in free(shelf(url).names()) if _is_packed(name))
 
 
 @contextmanager
 def fetched(url: str, name: str) -> Iterator[tuple[Path, Fetched]]:
-    """Take a packed journal from its folder, unpacked into a temporary one.
+    """Claim a packed journal of a folder, unpacked into a temporary one.
 
-    What becomes of it says the second value; unless that says that it is delivered, it is put back at the end.
+    What becomes of it says the second value; unless that says that it is delivered, it is left there at the end, as
+    far as it is not.
 
     Raises:
-        CarryingError: somebody else has just taken it, it cannot be read, or it cannot be put back.
+        CarryingError: somebody else delivers it, it cannot be read, or it cannot be put back.
     """
     place = shelf(url)
-    taken = f"{_plain(name)}.taken-{int(time.time() * 1000)}"
-    with _fenced(url), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
-        place.rename(name, taken)
+    with _fenced(url), claimed(place, name), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
         outcome = Fetched()
+        packed, folder = Path(temporary, "packed"), Path(temporary, name.removesuffix(SUFFIX))
+        place.get(name, packed)
+        unpack(packed, folder)
         try:
-            packed, folder = Path(temporary, "packed"), Path(temporary, _plain(name).removesuffix(SUFFIX))
-            place.get(taken, packed)
-            unpack(packed, folder)
             yield folder, outcome
-            if not outcome.delivered and outcome.changed and folder.is_dir():
-                again = Path(temporary, "again")
-                pack(folder, again)
-                place.put(taken, again)
         finally:
             if outcome.delivered:
-                place.remove(taken)
-            else:
-                place.rename(taken, _plain(name))
+                place.remove(name)
+        if not outcome.delivered and outcome.changed and folder.is_dir():
+            again = Path(temporary, "again")
+            pack(folder, again)
+            place.put(name, again)
 
 
 class Fetched:
@@ -318,20 +300,8 @@ class Fetched:
     changed = False
 
 
-def _is_free(name: str) -> bool:
-    found = _TAKEN.fullmatch(name)
-    if found is not None:
-        return _is_packed(found["name"]) and time.time() - int(found["at"]) / 1000 > TAKEN
-    return _is_packed(name)
-
-
 def _is_packed(name: str) -> bool:
     return name.endswith(SUFFIX) and _NAME.fullmatch(name) is not None
-
-
-def _plain(name: str) -> str:
-    found = _TAKEN.fullmatch(name)
-    return found["name"] if found else name
 
 
 @contextmanager
@@ -340,6 +310,8 @@ def _fenced(url: str) -> Iterator[None]:
         yield
     except StoreError:
         raise
+    except Claimed as error:
+        raise CarryingError(f"{without_credentials(url)}: {error}") from None
     except Exception as error:
         # What a storage library says may hold a signed URL; of local files it is worth knowing.
         told = str(error) if isinstance(error, OSError) and error.filename else type(error).__name__
