@@ -136,6 +136,7 @@ class Delivery:
         self._holds = Holds()
         self._dead: dict[str, str | None] = {}
         self._troubles: dict[str, int] = {}
+        self._judged: StoreError | None = None
         self._retrying: tuple[set[str], int] | None = None
         self._flight: Flight | None = None
         self._last_flight = 0.0  # seconds that it took
@@ -238,10 +239,13 @@ class Delivery:
             self._hold(lane, record.position, str(later))
         except Abandoned:
             self._dead[lane] = None
-        except _FINAL as error:
-            self._give_up(operation, lane, record.position, error)
         except StoreError as error:
-            self._judge(lane, record.position, error)
+            if error is self._judged:  # it is about what was gathered, of this lane or another, and not about this
+                raise
+            if isinstance(error, _FINAL):
+                self._give_up(operation, lane, record.position, error)
+            else:
+                self._judge(lane, record.position, error)
         except Exception as error:
             log.warning("tracking: delivering %s failed: %s", type(operation).__name__, error, exc_info=error)
             self._trouble(lane, record.position, error)
@@ -373,10 +377,12 @@ class Delivery:
         """Tell trouble with one run from trouble with the server: the latter is raised."""
         count = self._troubles[lane] = self._troubles.get(lane, 0) + 1
         if count < TRIES and not lane.startswith(FILES) and not isinstance(error, AccessDenied):
+            self._judged = error
             raise error
         try:
             self._store.ping()
         except StoreError:
+            self._judged = error
             raise error from None
         self._trouble(lane, position, error)
 
