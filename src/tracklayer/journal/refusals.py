@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -58,6 +59,7 @@ class Refusals:
 
     Attributes:
         count: how many there are.
+        counts: how many there are of each run.
     """
 
     def __init__(self, folder: Path | None, *, writable: bool, durable: bool) -> None:
@@ -69,6 +71,7 @@ class Refusals:
             durable: wait for the disk after each line.
         """
         self.count = 0
+        self.counts: dict[str, int] = {}
         self._folder = folder
         self._writable = writable
         self._durable = durable
@@ -88,6 +91,12 @@ class Refusals:
                 self._waiting.append(msgspec.json.encode(refusal) + b"\n")
             self._write()
 
+    def reasons(self, run: str, limit: int) -> list[str]:
+        """What was refused of a run, in words: the first of it that is in the file."""
+        there = () if self._folder is None else refusals(self._folder)
+        found = (f"{item.kind} {item.key or ''}: {item.reason}" for item in there if item.run == run)
+        return list(itertools.islice(found, limit))
+
     def move_to(self, folder: Path) -> None:
         """From now on they are written here."""
         self._folder = folder
@@ -106,6 +115,7 @@ class Refusals:
         if len(self._known) < _KNOWN:
             self._known.add(known)
         self.count += 1
+        self.counts[refusal.run] = self.counts.get(refusal.run, 0) + 1
         return True
 
     def _write(self) -> None:
@@ -123,18 +133,21 @@ class Refusals:
 def refusals(folder: Path) -> Iterator[Refusal]:
     """The values that the server refused, from a journal's folder. A line that is torn is left out."""
     try:
-        content = (folder / NAME).read_bytes()
+        with (folder / NAME).open("rb") as file:
+            for line in file:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    yield msgspec.json.decode(line, type=Refusal)
     except OSError:
         return
-    for line in content.splitlines():
-        with contextlib.suppress(msgspec.MsgspecError):
-            yield msgspec.json.decode(line, type=Refusal)
 
 
 def _is_torn(path: Path) -> bool:
     """Whether the last line was not written to its end, so that what is added must begin a new one."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
     except OSError:
         return False
-    return bool(content) and not content.endswith(b"\n")
