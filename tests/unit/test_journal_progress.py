@@ -211,3 +211,14 @@ os.kill(os.getpid(), signal.SIGKILL)
             pytest.skip("this system does not tell when a process began")
         claim.write_text(json.dumps({**told, "since": "1"}))
         assert not Lock.is_held(tmp_path)
+
+
+def test_of_very_many_refused_values_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracklayer.journal.refusals.LIMIT", 10_000)
+    for process in range(2):
+        progress = Progress(tmp_path)
+        for number in range(2_500):
+            progress.refuse("metric", "r", f"m{process}", str(number), "no")
+        progress.close()
+    assert (tmp_path / "refused.jsonl").stat().st_size < 12_000
+    assert Progress(tmp_path, writable=False).refused == 5_000

@@ -27,6 +27,15 @@ _REASON: Final = 2_000
 _KNOWN: Final = 100_000
 """Refused values that are recognised when they are told again."""
 
+LIMIT: Final = 16 * 1024 * 1024
+"""Bytes from which on refused values are counted and not written down any more."""
+
+MORE: Final = "more"
+"""Kind of a line that only says how many there were that are not written down."""
+
+_COUNTED: Final = 1_000
+"""So many are counted before that is written down, if the process does not end before."""
+
 _HELD: Final = 10_000
 """Lines that are held in memory at most, where they cannot be written."""
 
@@ -78,6 +87,8 @@ class Refusals:
         self._known: set[int] = set()
         self._waiting: list[bytes] = []
         self._again_at = 0.0
+        self._size = _size(folder)
+        self._beyond = 0
         for refusal in () if folder is None else refusals(folder):
             self._is_new(refusal)
         if folder is not None and writable and _is_torn(folder / NAME):
@@ -86,10 +97,24 @@ class Refusals:
     def add(self, refusal: Refusal) -> None:
         """Keep it. The same one, told again, is kept once; where no line can be written, it is written later."""
         if self._is_new(refusal):
-            if len(self._waiting) < _HELD:
-                refusal = msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON])
-                self._waiting.append(msgspec.json.encode(refusal) + b"\n")
+            if len(self._waiting) < _HELD and self._size < LIMIT:
+                self._append(msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON]))
+            else:
+                self._beyond += 1
+                if self._beyond >= _COUNTED:
+                    self._count_beyond()
             self._write()
+
+    def _append(self, refusal: Refusal) -> None:
+        line = msgspec.json.encode(refusal) + b"\n"
+        self._waiting.append(line)
+        self._size += len(line)
+
+    def _count_beyond(self) -> None:
+        if self._beyond:
+            at, reason = time.time_ns() // 1_000_000, "so many more were refused than are kept here"
+            self._append(Refusal(at, MORE, "", None, str(self._beyond), reason))
+            self._beyond = 0
 
     def reasons(self, run: str, limit: int) -> list[str]:
         """What was refused of a run, in words: the first of it that is in the file."""
@@ -106,9 +131,14 @@ class Refusals:
     def close(self) -> None:
         """Write what could not be written before, if it can be now."""
         self._again_at = 0.0
+        self._count_beyond()
         self._write()
 
     def _is_new(self, refusal: Refusal) -> bool:
+        if refusal.kind == MORE:
+            told = refusal.value or ""
+            self.count += int(told) if told.isdecimal() and len(told) < 10 else 0
+            return False
         known = hash((refusal.kind, refusal.run, refusal.key, refusal.value, refusal.reason[:_REASON]))
         if known in self._known:
             return False
@@ -139,6 +169,12 @@ def refusals(folder: Path) -> Iterator[Refusal]:
                     yield msgspec.json.decode(line, type=Refusal)
     except OSError:
         return
+
+
+def _size(folder: Path | None) -> int:
+    with contextlib.suppress(OSError):
+        return 0 if folder is None else (folder / NAME).stat().st_size
+    return 0
 
 
 def _is_torn(path: Path) -> bool:
