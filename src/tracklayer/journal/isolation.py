@@ -48,6 +48,7 @@ class Suspects:
         """Read what was noted before."""
         self._progress = progress
         self._failures: dict[str, list[int]] = {}
+        self._said: dict[str, StoreUnavailable] = {}
         self._taken: set[tuple[str, str]] = set()
         for note in progress.notes(_NOTE):
             print_, _, at = note.partition(":")
@@ -64,8 +65,9 @@ class Suspects:
         failures = self._failures.get(thing[1])
         return not failures or abs(_now() - failures[-1]) >= APART
 
-    def failed(self, thing: Thing) -> None:
+    def failed(self, thing: Thing, error: StoreUnavailable) -> None:
         """The server has failed with it alone, and has taken something else since."""
+        self._said[thing[1]] = error
         if self.is_due(thing):
             at = _now()
             self._failures.setdefault(thing[1], []).append(at)
@@ -85,6 +87,10 @@ class Suspects:
             return False
         kind = thing[0]
         return kind == "tag" or (run_id, kind) in self._taken or failures[-1] - failures[0] >= LONG
+
+    def said(self, thing: Thing) -> StoreUnavailable:
+        """What the server said about it last, as far as this process knows."""
+        return self._said.get(thing[1]) or StoreUnavailable("the server failed with it before")
 
     def count(self, thing: Thing) -> int:
         """How often the server has failed with it."""
@@ -106,7 +112,7 @@ class Isolation:
         self._store = store
         self._suspects = suspects
         self._left = BUDGET
-        self._told = ""
+        self._witnessed = False
 
     def get_run(self, run_id: str) -> Run:
         """The run."""
@@ -152,23 +158,23 @@ class Isolation:
         if known and len(things) > 1:
             raise Refused("something in it is looked at for itself")
         if known and (suspects.is_hopeless(run_id, known[0]) or not suspects.is_due(known[0])):
-            raise self._verdict(run_id, known[0], StoreUnavailable(self._told or "the server failed with it before"))
+            raise self._verdict(run_id, known[0], suspects.said(known[0]))
         try:
             request()
         except StoreUnavailable as error:
             self._left -= 1
             if not error.internal or self._left < 0:
                 raise
-            if len(things) == 1 or not self._told:
+            if len(things) == 1 or not self._witnessed:
                 self._witness(run_id, error)
-            self._told = str(error)
+            self._witnessed = True
             if len(things) > 1:
                 raise Refused(str(error)) from error
             self._failed(run_id, things[0], error)
         suspects.taken(run_id, things)
 
     def _failed(self, run_id: str, thing: Thing, error: StoreUnavailable) -> None:
-        self._suspects.failed(thing)
+        self._suspects.failed(thing, error)
         raise self._verdict(run_id, thing, error) from error
 
     def _verdict(self, run_id: str, thing: Thing, error: StoreUnavailable) -> Refused:
