@@ -43,6 +43,7 @@ class StoreUnavailable(StoreError):
     """The back end gave no answer in time, or one that says to come back later (429, 5xx)."""
 
     retry_after: float | None = None  # seconds after which the server wants to be asked again, if it said so
+    internal: bool = False  # it answered that it failed inside: perhaps with this request, and it serves all others
 
 
 class AccessDenied(StoreError):

@@ -7,17 +7,21 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from tracklayer.journal.identities import Identities
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.refusals import refusals
+from tracklayer.provisional import provisional_model_id
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tracklayer.store import Store
 
 RUN = Named("a", "b" * 32, "1", "s3://artifacts")
 MODEL = NamedModel("m-a", "m-b", "s3://model")
@@ -175,6 +179,7 @@ import errno, fcntl, os, signal, sys
 from pathlib import Path
 def flock(*_): raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = flock
+from tracklayer.journal.identities import Identities
 from tracklayer.journal.lock import Lock
 assert Lock.take(Path(sys.argv[1]))
 print("held", flush=True)
@@ -211,3 +216,28 @@ os.kill(os.getpid(), signal.SIGKILL)
             pytest.skip("this system does not tell when a process began")
         claim.write_text(json.dumps({**told, "since": "1"}))
         assert not Lock.is_held(tmp_path)
+
+
+def test_of_very_many_refused_values_the_rest_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracklayer.journal.refusals.LIMIT", 10_000)
+    for process in range(2):
+        progress = Progress(tmp_path)
+        for number in range(2_500):
+            progress.refuse("metric", "r", f"m{process}", str(number), "no")
+        progress.close()
+    assert (tmp_path / "refused.jsonl").stat().st_size < 12_000
+    assert Progress(tmp_path, writable=False).refused == 5_000
+
+
+def test_what_is_not_to_be_is_known_to_whoever_delivers_next(tmp_path: Path) -> None:
+    store = cast("Store", None)  # which is not asked
+    refused, made = provisional_model_id(), provisional_model_id()
+    progress = Progress(tmp_path)
+    before = Identities(store, progress)
+    before.bury(refused, "no such model")
+    before.bury(made, "not yet")
+    before.name(NamedModel(made, "m-1", ""))
+    progress.close()
+    after = Identities(store, Progress(tmp_path))
+    assert (after.is_refused(refused), after.dead[refused]) == (True, "no such model")
+    assert not after.is_refused(made)

@@ -26,6 +26,9 @@ module          what it is
 `delivery`      what is next, and what has to wait
 `lanes`         what an operation is about: the run or model whose order it keeps
 `holding`       runs that are passed over for the time being, and why
+`judging`       whose fault a failure is: the server's, a run's, or that of one thing in it
+`isolation`     what the server fails with each time is found, and given up at last
+`gathering`     what is logged to a run, with the server's ids, put into its parcel
 `parcel`        what is gathered for one run until it is worth a request
 `parcels`       the same for all runs of a journal
 `flight`        a request that is under way while the next one is prepared

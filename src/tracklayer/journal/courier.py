@@ -270,6 +270,8 @@ class Courier:
             points = tuple(
                 point
                 if point.model_id is None
+                else msgspec.structs.replace(point, model_id=None)
+                if point.model_id in self._ids.dead
                 else msgspec.structs.replace(point, model_id=self._ids.resolve(point.model_id))
                 for point in points
             )
@@ -313,7 +315,10 @@ class Courier:
     def artifact(self, operation: Artifact) -> None:
         """Store an artifact of a run or a model."""
         owner = self._owner(operation.owner)
-        path = self._journal.file(operation.file)
+        try:
+            path = self._journal.file(operation.file)
+        except FileNotFoundError:
+            raise Refused("its copy is gone with the journal's folder") from None
         if not path.exists():
             raise Refused("its copy in the journal is gone")
         content: bytes | Path = path
@@ -337,7 +342,9 @@ class Courier:
         )
 
     def _real(self, local: str) -> tuple[str, str] | None:
-        """The server's id of a run or model, and where its artifacts are."""
+        """The server's id of a run or model, and where its artifacts are; None for one that is not to be."""
+        if self._ids.is_refused(local):
+            return None
         if local.startswith("m-"):
             model = self._ids.model(local)
             return model.model_id, model.artifact_location
@@ -396,14 +403,14 @@ class Courier:
         """The tags with the server's ids.
 
         A link to a run that nobody has delivered yet keeps the id that was given out; a run that needs another one,
-        as its parent, waits for that.
+        as its parent, waits for that, unless it was refused for good.
         """
         resolved = {}
         for key, value in tags.items():
             name, text = key, value
             if key.startswith(UPSTREAM_TAG):
                 name = upstream_tag(self._ids.resolved(key.removeprefix(UPSTREAM_TAG)))
-            elif is_provisional(value):
+            elif is_provisional(value) and not self._ids.is_refused(value):
                 text = self._ids.resolved(value) if key == ROOT_TAG else self._ids.resolve(value)
             resolved[name] = text
         return resolved

@@ -6,7 +6,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tracklayer.ending import REAL_END_TAG
-from tracklayer.exceptions import StoreError
+from tracklayer.exceptions import Refused, StoreError, StoreUnavailable
+from tracklayer.journal.isolation import WITNESS_TAG
+from tracklayer.journal.lanes import MODEL
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -24,6 +26,7 @@ from tracklayer.journal.operations import (
     Register,
     Rename,
 )
+from tracklayer.provisional import is_provisional
 from tracklayer.store.delivery import Refusal
 
 if TYPE_CHECKING:
@@ -38,18 +41,23 @@ log = logging.getLogger("tracklayer")
 REFUSED_TAG: Final = "tracklayer.refused"
 """Tag that says how many values the server refused, and why."""
 
+_OWN: Final = (REAL_END_TAG, REFUSED_TAG, WITNESS_TAG)
+
 TOLD: Final = 10
 """So many of them are told on the run; the file has them all."""
 
 
 class DeadLetters:
-    """Keeps what was refused in the journal's file of refused values, and tells each run how many and why."""
+    """Keeps what was refused in the journal's file of refused values, and tells each run how many and why.
+
+    A run that could not be told is told later: see `tell`.
+    """
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
         self._progress = progress
-        self._counts: dict[str, int] = {}
         self._told: dict[str, list[str]] = {}
+        self._untold: set[str] = set()
 
     def keep(self, run: str, refusals: Sequence[Refusal], *, tell: bool = True) -> None:
         """Keep what was refused of a run.
@@ -59,25 +67,81 @@ class DeadLetters:
             refusals: what was refused.
             tell: whether the run can be told, with a tag.
         """
-        refusals = [item for item in refusals if item.key != REAL_END_TAG]  # nobody logged that: the end itself follows
+        refusals = [item for item in refusals if item.key not in _OWN]  # nobody logged that
         if not refusals:
             return
+        told = self._told.get(run)
+        if told is None:  # another process may have told it of some
+            told = self._told[run] = self._progress.reasons(run, TOLD)
+        before = self._progress.refused_of(run)
         for refusal in refusals:
             self._progress.refuse(refusal.kind, run, refusal.key, refusal.value, refusal.reason)
-        count = self._counts[run] = self._counts.get(run, 0) + len(refusals)
-        told = self._told.setdefault(run, [])
-        told += [f"{item.kind} {item.key}: {item.reason}" for item in refusals[: TOLD - len(told)]]
+        if self._progress.refused_of(run) == before:  # all of it was told before
+            return
+        texts = (f"{item.kind} {item.key}: {item.reason}" for item in refusals)
+        told += [text for text in texts if text not in told][: max(TOLD - len(told), 0)]
         log.warning(
             "the tracking server refused %d of the values of run %s, they are kept in the journal: %s",
             len(refusals),
             run,
             f"{refusals[0].kind} {refusals[0].key}: {refusals[0].reason}",
         )
-        if tell:
+        if tell and not is_provisional(run):
+            self._untold.add(run)
+            self.tell(run)
+
+    def tell(self, run: str) -> None:
+        """Tell a run or model what was refused of it, if it has yet to be told. A failure is left for the next time."""
+        if run not in self._untold:
+            return
+        count = self._progress.refused_of(run)
+        try:
             try:
-                self._store.log_batch(run, tags={REFUSED_TAG: f"{count}: {'; '.join(told)}"[:1_000]})
-            except StoreError as error:
-                log.info("run %s was not told what was refused: %s", run, error)
+                self._tag(run, f"{count}: {'; '.join(self._told[run])}"[:1_000])
+            except (Refused, StoreUnavailable) as error:
+                if isinstance(error, StoreUnavailable) and not error.internal:
+                    raise
+                self._tag(run, f"{count}: what and why is in the journal")  # it may be what is quoted that is not taken
+        except StoreUnavailable as error:
+            log.info("run %s is told later what was refused: %s", run, error)
+            return
+        except StoreError as error:
+            log.info("run %s was not told what was refused: %s", run, error)
+        self._untold.discard(run)
+
+    def _tag(self, run: str, text: str) -> None:
+        if run.startswith(MODEL):
+            self._store.change_logged_model(run, tags={REFUSED_TAG: text})
+        else:
+            self._store.log_batch(run, tags={REFUSED_TAG: text})
+
+    def tell_all(self) -> None:
+        """Tell whoever has yet to be told."""
+        for run in list(self._untold):
+            self.tell(run)
+
+
+def living(operation: Inputs | Outputs, dead: Mapping[str, str | None]) -> tuple[Inputs | Outputs, list[Refusal]]:
+    """An operation without the models that are not to be, and those, as refused; `dead` says why each is not."""
+    if isinstance(operation, Inputs):
+        gone = [model for model in operation.models if model in dead]
+        left: Inputs | Outputs = Inputs(
+            operation.run, operation.datasets, tuple(model for model in operation.models if model not in dead)
+        )
+        kind = "input model"
+    else:
+        gone = [model for model, _ in operation.models if model in dead]
+        left = Outputs(operation.run, tuple(pair for pair in operation.models if pair[0] not in dead))
+        kind = "output model"
+    told = [(model, reason) for model in gone if (reason := dead[model]) is not None]
+    return left, [Refusal(kind=kind, key=model, value="", reason=reason) for model, reason in told]
+
+
+def told_of(operation: Operation) -> str | None:
+    """Local id of the run that is told of it if this cannot be had; None if that is the operation's own."""
+    if isinstance(operation, Create):
+        return operation.stage
+    return operation.run if isinstance(operation, CreateModel) else None
 
 
 def letters(operation: Operation, reason: str) -> list[Refusal]:

@@ -13,13 +13,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.exceptions import AccessDenied, AlreadyExists, NotFound, Refused, StoreError
+from tracklayer.exceptions import AlreadyExists, NotFound, Refused, StoreError
 from tracklayer.journal.courier import Abandoned, Courier
-from tracklayer.journal.dead_letters import DeadLetters, letters
+from tracklayer.journal.dead_letters import DeadLetters, letters, told_of
 from tracklayer.journal.flight import Flight
+from tracklayer.journal.gathering import Gatherer
 from tracklayer.journal.holding import Holds
 from tracklayer.journal.identities import Held, Identities, Later
-from tracklayer.journal.lanes import FILES, MODEL, lane_of, owner_of
+from tracklayer.journal.judging import TRIES, Judge
+from tracklayer.journal.lanes import MODEL, lane_of, owner_of
 from tracklayer.journal.operations import (
     Begin,
     Close,
@@ -51,9 +53,6 @@ if TYPE_CHECKING:
     from tracklayer.store.delivery import Refusal
 
 log = logging.getLogger("tracklayer")
-
-TRIES: Final = 3
-"""So often one operation may fail, on a server that answers otherwise, before its run is held and others go on."""
 
 LEFT_OPEN: Final = "left-open:"
 """How the note in the progress begins that a run was left open on purpose."""
@@ -132,10 +131,11 @@ class Delivery:
             on_named=on_named,
             on_refused=self._letters.keep,
         )
+        self._judge = Judge(backend.store, journal.progress, recovering=recovering)
         self._parcels = Parcels()
+        self._gatherer = Gatherer(self._courier, self.identities, self._parcels, self._letters)
         self._holds = Holds()
-        self._dead: dict[str, str | None] = {}
-        self._troubles: dict[str, int] = {}
+        self._dead = self.identities.dead
         self._retrying: tuple[set[str], int] | None = None
         self._flight: Flight | None = None
         self._last_flight = 0.0  # seconds that it took
@@ -213,6 +213,7 @@ class Delivery:
             return True
         if self._retry():
             return True
+        self._letters.tell_all()
         if self.delivered >= self._journal.end:
             self._courier.endings.confirm()
         return False
@@ -233,15 +234,16 @@ class Delivery:
         try:
             self._perform(operation, record, lane)
         except Held as held:
-            self._hold(lane, record.position, str(held), held.id)
+            if self.identities.is_refused(held.id) and not isinstance(operation, Close):  # others may make a parent
+                self._go_without(operation, lane, self._dead[held.id] or "")
+            else:
+                self._hold(lane, record.position, str(held), held.id)
         except Later as later:
             self._hold(lane, record.position, str(later))
         except Abandoned:
             self._dead[lane] = None
-        except _FINAL as error:
-            self._give_up(operation, lane, record.position, error)
         except StoreError as error:
-            self._judge(lane, record.position, error)
+            self._judge_one(operation, lane, record.position, error)
         except Exception as error:
             log.warning("tracking: delivering %s failed: %s", type(operation).__name__, error, exc_info=error)
             self._trouble(lane, record.position, error)
@@ -250,7 +252,7 @@ class Delivery:
         """Gather the points of a run that is well and has some already, of how many records; 0 in any other case."""
         first = records[begin].operation
         run = first.run if type(first) is Log else ""
-        if not run or self._troubles or run in self._dead or run in self._holds:
+        if not run or self._judge.troubles or run in self._dead or run in self._holds:
             return 0
         return self._parcels.take_points(run, records, begin)
 
@@ -264,9 +266,9 @@ class Delivery:
 
     def _perform(self, operation: Operation, record: Record, lane: str) -> None:
         if isinstance(operation, Log):
-            self._gather(operation, lane, record.position)
+            self._gatherer.log(operation, lane, record.position)
         elif isinstance(operation, Inputs | Outputs | Consumed):
-            self._gather_more(operation, lane, record.position)
+            self._gatherer.more(operation, lane, record.position)
         elif isinstance(operation, LeftOpen):
             self._journal.progress.trying(LEFT_OPEN + operation.run)
         elif not isinstance(operation, Header):
@@ -274,31 +276,15 @@ class Delivery:
                 self.send()
             elif isinstance(operation, BARRIERS):
                 if isinstance(operation, End) and (tags := self._courier.endings.announcement(operation)):
-                    self._gather(Log(operation.run, tags=dict(tags)), lane, record.position)
+                    self._gatherer.log(Log(operation.run, tags=dict(tags)), lane, record.position)
                 if not self._send(lane):
                     if lane in self._dead:  # else it is held, and comes again
                         self._bury(operation, self._dead[lane])
                     return
+                self._letters.tell(self._courier.resolve(operation.run))
             self._courier.perform(operation, record.at)
-            self._troubles.pop(lane, None)
+            self._judge.well(lane)
             self.requests += 1
-
-    def _gather(self, operation: Log, lane: str, position: int) -> None:
-        run_id, metrics, tags = self._courier.gathered(operation)
-        self._parcels.add(lane, run_id, position, metrics, operation.params, tags, yields=operation.yielding)
-
-    def _gather_more(self, operation: Inputs | Outputs | Consumed, lane: str, position: int) -> None:
-        resolve = self._courier.resolve
-        run_id = resolve(operation.run)
-        if isinstance(operation, Inputs):
-            models = [resolve(model) for model in operation.models]
-            self._parcels.begun(lane, run_id, position).add_inputs(operation.datasets, models)
-        elif isinstance(operation, Outputs):
-            made = [(resolve(model), step) for model, step in operation.models]
-            self._parcels.begun(lane, run_id, position).add_outputs(made)
-        else:
-            tags, dataset = self._courier.consumed(operation)
-            self._parcels.add(lane, run_id, position, (), {}, tags).add_inputs([dataset], ())
 
     def _send_full(self) -> None:
         """Send what fills requests, once a record is taken; all that is gathered, if that is much."""
@@ -343,7 +329,8 @@ class Delivery:
             refusals = request()
         except _FINAL as error:  # the run itself is gone, not only a value refused
             if not self._is_gone(parcel.run_id):
-                self._judge(lane, parcel.position, error)
+                self._judge.tell_apart(lane, error)
+                self._trouble(lane, parcel.position, error)
                 return False
             self._dead[lane] = str(error)
             refusals = parcel.refused(str(error))
@@ -351,12 +338,17 @@ class Delivery:
         except StoreError as error:
             if parcel.full:
                 self._parcels.full.add(lane)
-            self._judge(lane, parcel.position, error)
-            return False
+            self._judge.tell_apart(lane, error)
+            position = parcel.position
+            try:
+                refusals = self._judge.isolated(parcel, error, whole=whole)
+            except StoreError as left:
+                self._trouble(lane, position, left)
+                return False
         self._parcels.sent(lane, parcel, before, whole=whole)
         self._answers = True
         self.requests += 1
-        self._troubles.pop(lane, None)
+        self._judge.well(lane)
         self._letters.keep(parcel.run_id, refusals, tell=lane not in self._dead)
         self._courier.sent(parcel.run_id, parcel.links)
         return lane not in self._dead
@@ -369,16 +361,17 @@ class Delivery:
 
     # What does not go well
 
-    def _judge(self, lane: str, position: int, error: StoreError) -> None:
-        """Tell trouble with one run from trouble with the server: the latter is raised."""
-        count = self._troubles[lane] = self._troubles.get(lane, 0) + 1
-        if count < TRIES and not lane.startswith(FILES) and not isinstance(error, AccessDenied):
+    def _judge_one(self, operation: Operation, lane: str, position: int, error: StoreError) -> None:
+        """See what becomes of an operation that failed."""
+        if self._judge.has_raised(error):
             raise error
-        try:
-            self._store.ping()
-        except StoreError:
-            raise error from None
-        self._trouble(lane, position, error)
+        if not isinstance(error, _FINAL):
+            self._judge.tell_apart(lane, error)
+            error = self._judge.verdict(operation, error, self.identities)
+        if isinstance(error, _FINAL):
+            self._give_up(operation, lane, position, error)
+        else:
+            self._trouble(lane, position, error)
 
     def _trouble(self, lane: str, position: int, error: Exception) -> None:
         self._on_trouble(lane, error)
@@ -395,13 +388,13 @@ class Delivery:
     def _give_up(self, operation: Operation, lane: str, position: int, error: StoreError) -> None:
         """The server will never take this operation."""
         if isinstance(operation, Begin | Create | CreateModel):
-            count = self._troubles[lane] = self._troubles.get(lane, 0) + 1
+            count = self._judge.count(lane)
             self._on_trouble(lane, error)
             if count < TRIES:  # whatever was in its way (an experiment that somebody has just deleted) may be gone
                 self._hold(lane, position, str(error))
                 return
             log.error("tracking: the run %s cannot be created, what was logged to it is kept: %s", lane, error)
-            self._dead[lane] = str(error)
+            self.identities.bury(lane, str(error))
         elif isinstance(error, NotFound) and not owner_of(operation).startswith(MODEL):
             run_id = self.identities.known(owner_of(operation))
             if run_id is not None and self._is_gone(run_id):
@@ -412,8 +405,17 @@ class Delivery:
         """Keep what an operation holds among what was refused; nothing of a run that nobody was promised."""
         if reason is None:
             return
-        run = owner_of(operation)
-        self._letters.keep(self.identities.known(run) or run, letters(operation, reason), tell=False)
+        lane, known = owner_of(operation), self.identities.known
+        run = known(told_of(operation) or "") or known(lane) or lane
+        alive = ":" not in run and (lane not in self._dead or run != known(lane))
+        self._letters.keep(run, letters(operation, reason), tell=alive)
+
+    def _go_without(self, operation: Operation, lane: str, reason: str) -> None:
+        """An operation needs a run or model that was refused."""
+        if isinstance(operation, Begin | Create | CreateModel):
+            self._on_trouble(lane, Refused(reason))
+            self.identities.bury(lane, reason)
+        self._bury(operation, reason)
 
     # What is held is tried again
 
@@ -447,8 +449,11 @@ class Delivery:
             self.identities.ask_again()
         for lane in list(due):
             hold = self._holds[lane]
-            if hold.missing is not None and self.identities.resolved(hold.missing) == hold.missing:
-                self._holds.hold(lane, hold.position, hold.why, hold.missing)
+            missing = hold.missing
+            if missing is None or self.identities.is_refused(missing):
+                continue
+            if self.identities.resolved(missing) == missing:
+                self._holds.hold(lane, hold.position, hold.why, missing)
                 due.discard(lane)
         return due
 
@@ -467,6 +472,6 @@ class Delivery:
         for lane in list(due):
             if self._send(lane) or lane in self._dead:
                 self._holds.release(lane)
-                self._troubles.pop(lane, None)
+                self._judge.well(lane)
             due.discard(lane)
         self._retrying = None

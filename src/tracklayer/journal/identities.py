@@ -21,6 +21,9 @@ REMEMBERED: Final = 10_000
 
 _MODEL: Final = "m-"
 
+_DEAD: Final = "dead:"
+"""How the note in the progress begins that a run or model was refused for good; then its local id, and why."""
+
 
 class Held(Exception):
     """An operation has to wait for something that is not there yet: for the run or model that was given out as `id`."""
@@ -38,6 +41,9 @@ class Identities:
     """Local ids and what they stand for. Used by the sender's thread; `known` may be called from any.
 
     An id that was given out by another process is looked for at the server, once in each round of delivery.
+
+    Attributes:
+        dead: by local id, why a run or model is not to be; None if it was promised to nobody.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
@@ -47,6 +53,20 @@ class Identities:
         self._models: dict[str, NamedModel] = dict(progress.models)
         self._others: dict[str, Named] = {}
         self._missed: set[str] = set()
+        self.dead: dict[str, str | None] = {}
+        for note in progress.notes(_DEAD):
+            local, _, reason = note.partition(" ")
+            if local not in self._runs and local not in self._models:
+                self.dead[local] = reason
+
+    def bury(self, local: str, reason: str) -> None:
+        """A run or model was refused for good; whoever delivers this journal next is to know, too."""
+        self.dead[local] = reason
+        self._progress.trying(f"{_DEAD}{local} {reason[:300]}")
+
+    def is_refused(self, local: str) -> bool:
+        """Whether a run or model of this journal was refused for good, and nobody else is known to have made it."""
+        return self.dead.get(local) is not None and self.known(local) is None
 
     def known(self, local: str) -> str | None:
         """The server's id of a run or model as far as it is known without asking; None if it is not."""

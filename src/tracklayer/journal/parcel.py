@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer.journal.operations import Log
 from tracklayer.store.delivery import ITEMS, Refusal, deliver
+from tracklayer.store.inputs import all_refused, deliver_inputs, deliver_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,9 +179,10 @@ class Parcel:
                 item for item in refused if not (item.kind == "param" and item.key in self._yielding)
             ]
         if self._datasets or self._models:
-            store.log_inputs(self.run_id, list(self._datasets.values()), list(self._models))
+            inputs = list(self._datasets.values())
+            refusals = refusals + deliver_inputs(store, self.run_id, inputs, list(self._models))
         if self._outputs:
-            store.log_outputs(self.run_id, list(self._outputs.items()))
+            refusals = refusals + deliver_outputs(store, self.run_id, list(self._outputs.items()))
         self._metrics = self._metrics[count:]
         self.links = frozenset(self._tags)
         self._params, self._tags, self._datasets, self._models, self._outputs = {}, {}, {}, {}, {}
@@ -198,9 +200,5 @@ class Parcel:
         letters = [Refusal(kind="metric", key=item.key, value=str(item.value), reason=reason) for item in self._metrics]
         letters += [Refusal(kind="param", key=key, value=value, reason=reason) for key, value in self._params.items()]
         letters += [Refusal(kind="tag", key=key, value=value, reason=reason) for key, value in self._tags.items()]
-        letters += [
-            Refusal(kind="input", key=item.name, value=item.source, reason=reason) for item in self._datasets.values()
-        ]
-        return letters + [
-            Refusal(kind="model", key=key, value="", reason=reason) for key in [*self._models, *self._outputs]
-        ]
+        outputs = list(self._outputs.items())
+        return letters + all_refused(list(self._datasets.values()), list(self._models), outputs, reason)

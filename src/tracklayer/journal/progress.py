@@ -128,6 +128,11 @@ class Progress:
         """Whether it was tried before, perhaps by a process that did not live to see the answer."""
         return identifier in self._trying
 
+    def notes(self, prefix: str) -> list[str]:
+        """What was noted by `trying` with this beginning, without it."""
+        with self._lock:
+            return [note.removeprefix(prefix) for note in self._trying if note.startswith(prefix)]
+
     def name(self, named: Named | NamedModel) -> None:
         """The server's answer."""
         with self._lock:
@@ -138,6 +143,15 @@ class Progress:
         refusal = Refusal(time.time_ns() // 1_000_000, kind, run, key, value, reason)
         with self._lock:
             self._refusals.add(refusal)
+
+    def refused_of(self, run: str) -> int:
+        """How many values were refused of a run, by whoever delivered this journal."""
+        return self._refusals.counts.get(run, 0)
+
+    def reasons(self, run: str, limit: int) -> list[str]:
+        """What was refused of a run, in words, as far as it is written down: the first of it."""
+        with self._lock:
+            return self._refusals.reasons(run, limit)
 
     def move_to(self, folder: Path) -> None:
         """From now on it is written here, with all that was noted before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -25,6 +26,15 @@ _REASON: Final = 2_000
 
 _KNOWN: Final = 100_000
 """Refused values that are recognised when they are told again."""
+
+LIMIT: Final = 16 * 1024 * 1024
+"""Bytes from which on refused values are counted and not written down any more."""
+
+MORE: Final = "more"
+"""Kind of a line that only says how many there were that are not written down."""
+
+_COUNTED: Final = 1_000
+"""So many are counted before that is written down, if the process does not end before."""
 
 _HELD: Final = 10_000
 """Lines that are held in memory at most, where they cannot be written."""
@@ -58,6 +68,7 @@ class Refusals:
 
     Attributes:
         count: how many there are.
+        counts: how many there are of each run.
     """
 
     def __init__(self, folder: Path | None, *, writable: bool, durable: bool) -> None:
@@ -69,12 +80,15 @@ class Refusals:
             durable: wait for the disk after each line.
         """
         self.count = 0
+        self.counts: dict[str, int] = {}
         self._folder = folder
         self._writable = writable
         self._durable = durable
         self._known: set[int] = set()
         self._waiting: list[bytes] = []
         self._again_at = 0.0
+        self._size = _size(folder)
+        self._beyond = 0
         for refusal in () if folder is None else refusals(folder):
             self._is_new(refusal)
         if folder is not None and writable and _is_torn(folder / NAME):
@@ -83,10 +97,30 @@ class Refusals:
     def add(self, refusal: Refusal) -> None:
         """Keep it. The same one, told again, is kept once; where no line can be written, it is written later."""
         if self._is_new(refusal):
-            if len(self._waiting) < _HELD:
-                refusal = msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON])
-                self._waiting.append(msgspec.json.encode(refusal) + b"\n")
+            if len(self._waiting) < _HELD and self._size < LIMIT:
+                self._append(msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON]))
+            else:
+                self._beyond += 1
+                if self._beyond >= _COUNTED:
+                    self._count_beyond()
             self._write()
+
+    def _append(self, refusal: Refusal) -> None:
+        line = msgspec.json.encode(refusal) + b"\n"
+        self._waiting.append(line)
+        self._size += len(line)
+
+    def _count_beyond(self) -> None:
+        if self._beyond:
+            at, reason = time.time_ns() // 1_000_000, "so many more were refused than are kept here"
+            self._append(Refusal(at, MORE, "", None, str(self._beyond), reason))
+            self._beyond = 0
+
+    def reasons(self, run: str, limit: int) -> list[str]:
+        """What was refused of a run, in words: the first of it that is in the file."""
+        there = () if self._folder is None else refusals(self._folder)
+        found = (f"{item.kind} {item.key or ''}: {item.reason}" for item in there if item.run == run)
+        return list(itertools.islice(found, limit))
 
     def move_to(self, folder: Path) -> None:
         """From now on they are written here."""
@@ -97,15 +131,21 @@ class Refusals:
     def close(self) -> None:
         """Write what could not be written before, if it can be now."""
         self._again_at = 0.0
+        self._count_beyond()
         self._write()
 
     def _is_new(self, refusal: Refusal) -> bool:
+        if refusal.kind == MORE:
+            told = refusal.value or ""
+            self.count += int(told) if told.isdecimal() and len(told) < 10 else 0
+            return False
         known = hash((refusal.kind, refusal.run, refusal.key, refusal.value, refusal.reason[:_REASON]))
         if known in self._known:
             return False
         if len(self._known) < _KNOWN:
             self._known.add(known)
         self.count += 1
+        self.counts[refusal.run] = self.counts.get(refusal.run, 0) + 1
         return True
 
     def _write(self) -> None:
@@ -123,18 +163,27 @@ class Refusals:
 def refusals(folder: Path) -> Iterator[Refusal]:
     """The values that the server refused, from a journal's folder. A line that is torn is left out."""
     try:
-        content = (folder / NAME).read_bytes()
+        with (folder / NAME).open("rb") as file:
+            for line in file:
+                with contextlib.suppress(msgspec.MsgspecError):
+                    yield msgspec.json.decode(line, type=Refusal)
     except OSError:
         return
-    for line in content.splitlines():
-        with contextlib.suppress(msgspec.MsgspecError):
-            yield msgspec.json.decode(line, type=Refusal)
+
+
+def _size(folder: Path | None) -> int:
+    with contextlib.suppress(OSError):
+        return 0 if folder is None else (folder / NAME).stat().st_size
+    return 0
 
 
 def _is_torn(path: Path) -> bool:
     """Whether the last line was not written to its end, so that what is added must begin a new one."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
     except OSError:
         return False
-    return bool(content) and not content.endswith(b"\n")

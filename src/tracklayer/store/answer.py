@@ -42,6 +42,9 @@ _BY_CODE: Final[Mapping[str, type[StoreError]]] = {
     "CANCELLED": StoreUnavailable,
     "DEADLINE_EXCEEDED": StoreUnavailable,
 }
+_INTERNAL: Final = frozenset({"INTERNAL_ERROR", "BAD_REQUEST"})
+"""What MLflow answers if something failed that it had not thought of, its database's own errors among that."""
+
 _TAGS = re.compile(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>")
 
 
@@ -68,7 +71,10 @@ _CONFLICTS: Final = ("IntegrityError", "UniqueViolation")
 
 def error_by_code(code: str, message: str) -> StoreError:
     """The error that MLflow's `code` stands for; an unknown code is a plain StoreError."""
-    return _BY_CODE.get(code, StoreError)(message)
+    error = _BY_CODE.get(code, StoreError)(message)
+    if isinstance(error, StoreUnavailable):
+        error.internal = code in _INTERNAL
+    return error
 
 
 def is_conflict(error: StoreError) -> bool:
@@ -99,7 +105,10 @@ def error_of(answer: Answer, endpoint: Endpoint, what: str) -> StoreError | None
         kind = _BY_CODE.get(code, unknown)
         advice = "; ask its owner for the permission" if kind is AccessDenied else ""
         verb = "refused to" if kind in {Refused, AccessDenied} else "could not"
-        return kind(f"{where} {verb} {what}: {told or code}{advice}")
+        error = kind(f"{where} {verb} {what}: {told or code}{advice}")
+        if isinstance(error, StoreUnavailable):
+            error.internal = code in _INTERNAL or (code not in _BY_CODE and answer.status == 500)
+        return error
     return _without_code(answer, endpoint, told, what)
 
 
@@ -112,7 +121,9 @@ def _without_code(answer: Answer, endpoint: Endpoint, told: str, what: str) -> S
     if "disabled due to the mlflow server running" in told:
         return StoreError(f"{where} cannot {what}: {told}")
     if answer.status >= 500 or answer.status == 408:
-        return StoreUnavailable(f"{where} could not {what}: it answered {answer.status}{_quoted(told)}")
+        error = StoreUnavailable(f"{where} could not {what}: it answered {answer.status}{_quoted(told)}")
+        error.internal = answer.status == 500
+        return error
     if 300 <= answer.status < 400:
         target = without_credentials(answer.headers.get("location", "")).partition("?")[0]
         return StoreError(

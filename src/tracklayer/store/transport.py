@@ -197,6 +197,7 @@ class Transport:
         asked = answer.retry_after
         if isinstance(failure, StoreUnavailable):
             failure.retry_after = asked
+            failure.internal = failure.internal and asked is None
         if isinstance(failure, StoreUnavailable) and (answer.status in GATEWAY or (answer.status == 429 and asked)):
             self._breaker.failed(min(PAUSE, asked or PAUSE))
         else:
