@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from tracklayer.store.opening import open_store
 from tracklayer.tracking import open_workflow_run
 from tracklayer_airflow import closer as closer_module
 from tracklayer_airflow.closer import Closer
-from tracklayer_airflow.closing import close
+from tracklayer_airflow.closing import _lines, close
 from tracklayer_airflow.listener import DagRunListener
 from tracklayer_airflow.workflow import OWN_FIELDS, workflow_run
 
@@ -124,9 +125,63 @@ def test_a_signal_to_the_group_loses_nothing(tracked: MlflowServer, closer: Clos
     warm = parent_of(f"warm {number.name}")
     closer.submit(end_of(f"warm {number.name}"))
     wait_for(lambda: status_of(tracked, warm) == "FINISHED", 60, "process that is up")
-    parent = parent_of(f"signal {number.name}")
-    closer.submit(end_of(f"signal {number.name}"))
+    parents = [parent_of(f"signal {number.name} {one}") for one in range(8)]
+    for one in range(8):
+        closer.submit(end_of(f"signal {number.name} {one}"))
     process_of(closer).send_signal(number)
+    for parent in parents:
+        wait_for(lambda parent=parent: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
+
+
+@pytest.mark.parametrize("why", ["signal", "orphaned"])
+def test_what_was_written_before_it_stops_is_still_read(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    read, write = os.pipe()
+    stopping: list[int] = []
+    with os.fdopen(read), os.fdopen(write, "wb", buffering=0) as pipe:
+        lines = _lines(read, stopping)
+        pipe.write(b"first\n")
+        assert next(lines) == b"first"
+        pipe.write(b"second\n")
+        if why == "signal":
+            stopping.append(signal.SIGTERM)
+        else:
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert list(lines) == [b"second"]
+
+
+def test_a_line_is_written_whole_to_the_process_that_follows(closer: Closer) -> None:
+    """One that dies in the middle of a line has not done what it says, and half of one says nothing."""
+    closer._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, bufsize=0)
+    closer._pid = os.getpid()
+    stdin = closer._process.stdin
+    assert stdin is not None
+    os.set_blocking(stdin.fileno(), False)
+    closer._process.send_signal(signal.SIGSTOP)
+    long = end_of("x" * 200_000)
+    closer.submit(long)  # longer than the pipe takes
+    assert 0 < closer._written < len(closer._backlog)
+    process_of(closer).kill()
+    process_of(closer).wait(10)
+    stdin.close()
+    following = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    closer._drop()
+    closer._process = following
+    closer.begin()  # which also writes what waits
+    assert following.stdin is not None
+    following.stdin.close()
+    assert following.stdout is not None
+    assert json.loads(following.stdout.read()) == long
+    following.wait(10)
+    following.stdout.close()
+
+
+def test_what_lies_in_the_working_folder_is_not_imported(
+    tracked: MlflowServer, closer: Closer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('a stray module')\n")
+    monkeypatch.chdir(tmp_path)
+    parent = parent_of("stray")
+    closer.submit(end_of("stray"))
     wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
 
 
@@ -193,12 +248,13 @@ def test_what_cannot_be_read_is_passed_over(tracked: MlflowServer) -> None:
     parent = parent_of("readable")
     done = subprocess.run(
         [sys.executable, "-m", "tracklayer_airflow.closing"],
-        input=b"nonsense\n" + closer_line("readable"),
+        input=b'sword": "hunter2"}, "run_id": "r1"}\n[1]\n' + closer_line("readable"),
         stderr=subprocess.PIPE,
         timeout=60,
     )
     assert done.returncode == 0
     assert b"could not be read" in done.stderr
+    assert b"hunter2" not in done.stderr, "what is left of a line is not masked"
     assert status_of(tracked, parent) == "FINISHED"
 
 
@@ -211,8 +267,6 @@ def test_a_dag_run_of_which_nothing_was_tracked_leaves_nothing(tracked: MlflowSe
 
 
 def closer_line(run_id: str) -> bytes:
-    import json
-
     return json.dumps(end_of(run_id)).encode() + b"\n"
 
 

@@ -36,6 +36,7 @@ def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, An
         "run_type": _text(getattr(dag_run, "run_type", None)),
         "version": version,
         "started_at": _iso(getattr(dag_run, "start_date", None)),
+        "ended_at": _iso(getattr(dag_run, "end_date", None)),
         "logical_date": _iso(getattr(dag_run, "logical_date", None) or getattr(dag_run, "run_after", None)),
         "description": getattr(dag, "doc_md", None) or getattr(dag, "description", None),
         "source": getattr(dag, "fileloc", None),
@@ -84,8 +85,8 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
         description=facts["description"],
         url=url,
         source=facts["source"],
-        started_at=_datetime(facts["started_at"]),
-        logical_date=_datetime(facts["logical_date"]),
+        started_at=moment(facts["started_at"]),
+        logical_date=moment(facts["logical_date"]),
         params=MappingProxyType(dict(facts["params"])),
         tags=MappingProxyType({name: value for name, value in tags.items() if value}),
     )
@@ -94,6 +95,11 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
 def index(map_index: int | None) -> str | None:
     """Which of the tasks that were mapped; None for one that is not."""
     return None if map_index is None or map_index < 0 else str(map_index)
+
+
+def moment(text: str | None) -> datetime | None:
+    """A moment of the facts; None if it is not known."""
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def values(params: Iterable[str] | None) -> dict[str, Any]:
@@ -114,7 +120,3 @@ def _text(value: object) -> str | None:
 
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
-
-
-def _datetime(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
