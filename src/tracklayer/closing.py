@@ -80,7 +80,9 @@ def close(
         if run.run_id not in alive and (run.start_time or 0) <= ended_at:
             leave_open(store, run.run_id, ended_at)
     # A script's process is its whole life: what began after it is no second one.
-    if context.workflow_run.orchestrator != SCRIPT and any((run.start_time or 0) > ended_at + CLOCKS for run in running):
+    if context.workflow_run.orchestrator != SCRIPT and any(
+        (run.start_time or 0) > ended_at + CLOCKS for run in running
+    ):
         log.info("%s goes on: it ended once, and tasks of it have started since", key)
         return
     if error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from tracklayer_airflow import closer as closer_module
 from tracklayer_airflow.closer import Closer
 from tracklayer_airflow.closing import _lines, close
 from tracklayer_airflow.listener import DagRunListener
+from tracklayer_airflow.rules import Rules
 from tracklayer_airflow.workflow import OWN_FIELDS, workflow_run
 
 if TYPE_CHECKING:
@@ -108,6 +110,17 @@ def test_a_parent_is_ended_in_another_process(tracked: MlflowServer, closer: Clo
     assert process_of(closer).pid != os.getpid()
 
 
+def test_a_parent_ends_when_its_dag_run_did(tracked: MlflowServer) -> None:
+    """Not when somebody came to do it."""
+    parent = parent_of("ended at")
+    ended_at = datetime(2026, 11, 21, 11, tzinfo=UTC)
+    listener = DagRunListener()
+    dag_run = SimpleNamespace(dag_id=DAG, run_id="ended at", end_date=ended_at, triggered_by="test", dag=None)
+    listener.on_dag_run_success(dag_run, "")
+    run = open_store(tracked.uri, connect_timeout=5, timeout=30).get_run(parent.run_id)
+    assert (run.status, run.end_time) == ("FINISHED", int(ended_at.timestamp() * 1_000))
+
+
 def test_at_the_end_everything_is_done_and_the_process_is_gone(tracked: MlflowServer, closer: Closer) -> None:
     parents = [parent_of(f"last {number}") for number in range(5)]
     for number in range(5):
@@ -129,8 +142,7 @@ def test_a_signal_to_the_group_loses_nothing(tracked: MlflowServer, closer: Clos
     for one in range(8):
         closer.submit(end_of(f"signal {number.name} {one}"))
     process_of(closer).send_signal(number)
-    for parent in parents:
-        wait_for(lambda parent=parent: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
+    wait_for(lambda: {status_of(tracked, parent) for parent in parents} == {"FINISHED"}, 60, "end of the parents")
 
 
 @pytest.mark.parametrize("why", ["signal", "orphaned"])
@@ -149,7 +161,7 @@ def test_what_was_written_before_it_stops_is_still_read(monkeypatch: pytest.Monk
         assert list(lines) == [b"second"]
 
 
-def test_a_line_is_written_whole_to_the_process_that_follows(closer: Closer) -> None:
+def test_a_line_is_written_whole_to_the_process_that_follows(closer: Closer, tmp_path: Path) -> None:
     """One that dies in the middle of a line has not done what it says, and half of one says nothing."""
     closer._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, bufsize=0)
     closer._pid = os.getpid()
@@ -163,16 +175,15 @@ def test_a_line_is_written_whole_to_the_process_that_follows(closer: Closer) -> 
     process_of(closer).kill()
     process_of(closer).wait(10)
     stdin.close()
-    following = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     closer._drop()
-    closer._process = following
+    with (tmp_path / "read").open("wb") as read:
+        closer._process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=read, bufsize=0)
     closer.begin()  # which also writes what waits
+    following = process_of(closer)
     assert following.stdin is not None
     following.stdin.close()
-    assert following.stdout is not None
-    assert json.loads(following.stdout.read()) == long
-    following.wait(10)
-    following.stdout.close()
+    assert following.wait(10) == 0
+    assert json.loads((tmp_path / "read").read_bytes()) == long
 
 
 def test_what_lies_in_the_working_folder_is_not_imported(
@@ -372,6 +383,41 @@ def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> N
     assert begun == []
     listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="ui"), "")
     assert begun == ["begun"]
+
+
+def test_it_is_begun_when_the_scheduler_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DAG run that goes on since before has no beginning that anybody hears of."""
+    begun: list[list[str]] = []
+    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append(sys.argv))
+    job = type("Job", (), {})()
+    for argv, component in [
+        (["airflow", "triggerer"], job),
+        (["airflow", "scheduler"], type("TaskRunnerMarker", (), {})()),  # of a task, forked from the scheduler
+        (["pytest"], job),
+        (["airflow", "scheduler", "--num-runs", "1"], job),
+    ]:
+        monkeypatch.setattr(sys, "argv", argv)
+        DagRunListener().on_starting(component)
+    assert begun == [["airflow", "scheduler", "--num-runs", "1"]]
+
+
+def test_the_tasks_of_a_dag_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    looked: list[Any] = []
+    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append("begun"))
+
+    def observe_any(rules: Rules, dag: Any) -> bool:
+        looked.append(dag)
+        return bool(dag.observed)
+
+    monkeypatch.setattr(Rules, "observe_any", observe_any)
+    listener = DagRunListener(Rules())
+    kind = type("Version", (SimpleNamespace,), {})  # one to which there may be weak references, as to Airflow's
+    versions = [kind(task_dict={}, dag_id="flights", tags=[], observed=observed) for observed in (1, 0)]
+    for dag in (versions[0], versions[0], versions[1], versions[1], versions[0]):
+        listener.on_dag_run_running(SimpleNamespace(dag=dag, triggered_by="ui"), "")
+    assert looked == [versions[0], versions[1], versions[0]]
+    assert len(begun) == 3
 
 
 class Lost(SimpleNamespace):

@@ -70,20 +70,22 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
     assert "tracklayer-airflow" in {entry.dist.name for entry in entry_points(group=group) if entry.dist}
 
 
-BOTH = "DagRunListener TaskListener"
+WITHOUT_RULES = "DagRunListener AfterwardsListener"
+
+BOTH = f"{WITHOUT_RULES} TaskListener"
 
 
 @pytest.mark.parametrize(
     ("environ", "listeners", "message"),
     [
         ({}, BOTH, ""),
-        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, "DagRunListener", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, "DagRunListener", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, "DagRunListener", "no task is observed: setting 'observe'"),
+        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, WITHOUT_RULES, ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, WITHOUT_RULES, ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, WITHOUT_RULES, "no task is observed: setting 'observe'"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "", ""),
         ({"TRACKLAYER_ENABLED": "false"}, "", ""),
         ({"MLFLOW_TRACKING_URI": ""}, "", ""),
-        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, "DagRunListener", ""),
+        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, WITHOUT_RULES, ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "", ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "", "DAG runs are not listened to"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "", "DAG runs are not listened to"),
@@ -111,7 +113,7 @@ def test_what_is_there_is_what_is_wanted(
         line.split(":", 1) for line in output.splitlines() if line.startswith(("listeners:", "tabs:", "beside"))
     )
     tabs = 0 if "AIRFLOW__TRACKLAYER__ENABLED" in environ else 1
-    assert told["listeners"].split() == [name for name in BOTH.split() if name in listeners]
+    assert told["listeners"].split() == listeners.split()
     assert told["tabs"].split() == [str(tabs), str(tabs)]
     assert told["beside a worker"].split() == [str(int(bool(listeners)))]
     assert message in output

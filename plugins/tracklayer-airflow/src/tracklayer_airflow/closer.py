@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Closer:
         self._drop()
         first, self._pid = self._pid != os.getpid(), os.getpid()
         # -P: not with the working folder in front of the path, where there may be a queue.py or an mlflow.py.
-        command = [sys.executable, "-P", "-m", "tracklayer_airflow.closing", *_connection()]
+        command = [sys.executable, "-P", "-m", "tracklayer_airflow.closing", *self._connection]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -127,14 +128,14 @@ class Closer:
         except (OSError, subprocess.TimeoutExpired) as error:
             log.info("tracking: parents are still being ended: %s", error)
 
+    @cached_property
+    def _connection(self) -> list[str]:
+        """The name of the connection with the MLflow server, if there is one; it is not looked up here."""
+        from tracklayer_airflow.server import connection_here
 
-def _connection() -> list[str]:
-    """The name of the connection with the MLflow server, if there is one; it is not looked up here."""
-    from tracklayer_airflow.server import connection_here
-
-    try:
-        conn_id = connection_here()
-    except Exception as error:
-        log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
-        return []
-    return [conn_id] if conn_id else []
+        try:
+            conn_id = connection_here()
+        except Exception as error:
+            log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
+            return []
+        return [conn_id] if conn_id else []

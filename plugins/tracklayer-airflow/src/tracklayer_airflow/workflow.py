@@ -21,6 +21,10 @@ OWN_FIELDS: Final = frozenset({"run_name", "experiment", "run_tags"})
 """The templated fields that every tracked operator has; see `tracklayer_airflow.operators.Tracked`."""
 
 
+PARENT_URL_XCOM: Final = "tracklayer_parent_url"
+"""Key of the XCom that holds the address of the page of the DAG run's parent run."""
+
+
 def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, Any]:
     """What there is to know about a DAG run, as plain values; the token in its conf is left out.
 
@@ -49,16 +53,25 @@ def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, An
 def is_tracked(dag: Any) -> bool:
     """Whether a DAG has tasks of operators that are tracked, as far as a serialized DAG shows that.
 
-    The scheduler's has neither classes nor links of operators; what it has are the names of their templated fields. A
-    task that is tracked by its own code (``with tracklayer.track()``) cannot be told.
+    The scheduler's has no classes of operators; what it has are the names of their templated fields and links. A task that is tracked by its own code (``with tracklayer.track()``) cannot be told.
     """
     tasks = getattr(dag, "task_dict", None) or {}
     return any(is_tracked_operator(task) for task in tasks.values())
 
 
 def is_tracked_operator(task: Any) -> bool:
-    """Whether a task's operator is a tracked one, as far as its templated fields show that."""
-    return set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS
+    """Whether a task's operator is a tracked one, as far as its templated fields and links show that.
+
+    An operator that has an argument of its own called like one of ours keeps that, but none has our link to the parent.
+    """
+    if set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS:
+        return True
+    if hasattr(getattr(task, "operator_class", type(task)), "tracking_argument"):
+        return True
+    try:
+        return any(getattr(one, "xcom_key", None) == PARENT_URL_XCOM for one in task.operator_extra_links)
+    except Exception:  # it has none, or a property of the operator's own, which is not its class's to answer
+        return False
 
 
 def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = None) -> WorkflowRun:
