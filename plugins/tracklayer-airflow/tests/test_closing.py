@@ -43,7 +43,6 @@ def end_of(run_id: str, status: str = "FINISHED", error: str | None = None) -> d
     facts = {
         "dag_id": DAG,
         "run_id": run_id,
-        "run_type": "manual",
         "version": None,
         "started_at": "2026-11-21T10:00:00+00:00",
         "logical_date": None,

@@ -37,7 +37,6 @@ def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, An
     return {
         "dag_id": dag_run.dag_id,
         "run_id": dag_run.run_id,
-        "run_type": _text(getattr(dag_run, "run_type", None)),
         "version": version,
         "started_at": _iso(getattr(dag_run, "start_date", None)),
         "ended_at": _iso(getattr(dag_run, "end_date", None)),
@@ -72,6 +71,21 @@ def is_tracked_operator(task: Any) -> bool:
         return any(getattr(one, "xcom_key", None) == PARENT_URL_XCOM for one in task.operator_extra_links)
     except Exception:  # it has none, or a property of the operator's own, which is not its class's to answer
         return False
+
+
+def run_tags(dag_run: Any, ti: Any) -> dict[str, str]:
+    """What tells DAG runs of one DAG apart: how they came about, their date, and which version of the DAG ran.
+
+    Args:
+        dag_run: the DAG run.
+        ti: a task instance of it, which knows the version.
+    """
+    told = {
+        "airflow.run_type": _text(getattr(dag_run, "run_type", None)),
+        "airflow.logical_date": _iso(getattr(dag_run, "logical_date", None)),
+        "airflow.dag_version": _text(getattr(ti, "dag_version_id", None)),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = None) -> WorkflowRun:
