@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch, naming, registry
+from tracklayer.context import SCRIPT
 from tracklayer.current import open_here
 from tracklayer.description import NOTE_TAG, with_downstream
 from tracklayer.ending import leave_open
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 MEMBERS: Final = 10_000
 """So many stage runs of one workflow run are looked at when it ends."""
 
+CLOCKS: Final = 10_000
+"""Milliseconds by which the clocks of two machines may differ: by no more than that, what is later need not be so."""
+
 DESCRIBED: Final = 100
 """At most so many upstream runs get their list of downstream runs written anew when a workflow run ends."""
 
@@ -43,8 +47,10 @@ def close(
     """End the parent of a workflow run, safe to repeat.
 
     Stage runs that are still RUNNING are ended KILLED: their processes died without a word. Those that are open in
-    this very process are not; they will end themselves. Then the runs that fed this workflow run get their lists of
-    downstream runs.
+    this very process are not; they will end themselves. Neither are those that have started since `ended_at`: the word
+    of the end came late, and the workflow run goes on meanwhile (it was cleared, or is retried). Then its parent is left
+    open, too, for another end is to come; but only where no difference of clocks can have made it look so, because a
+    parent has nobody else who would end it. Then the runs that fed this workflow run get their lists of downstream runs.
 
     Args:
         context: the workflow run (its task does not matter).
@@ -69,9 +75,16 @@ def close(
     store = backend.store
     members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
-    for run in members:
-        if run.status == "RUNNING" and run.run_id not in alive:
+    running = [run for run in members if run.status == "RUNNING"]
+    for run in running:
+        if run.run_id not in alive and (run.start_time or 0) <= ended_at:
             leave_open(store, run.run_id, ended_at)
+    # A script's process is its whole life: what began after it is no second one.
+    if context.workflow_run.orchestrator != SCRIPT and any(
+        (run.start_time or 0) > ended_at + CLOCKS for run in running
+    ):
+        log.info("%s goes on: it ended once, and tasks of it have started since", key)
+        return
     if error:
         message = str(Redaction(settings.redact).mask("error", error))[:1_000]
         store.log_batch(found.run_id, tags={"tracklayer.error.message": message})

@@ -83,6 +83,7 @@ class StageRun(RunLog):
         self._book: Logbook | None = None
         self._lock = threading.RLock()
         self._ended = False
+        self._ended_as: Status | None = None
         self._nested: dict[str, int] = {}
         self._late_links: list[Upstream] = []
         if opened is not None:
@@ -318,14 +319,13 @@ class StageRun(RunLog):
         if self._ended or self.process_id != os.getpid():  # a fork of the process that opened it does not end it
             return
         ended_at = milliseconds(None)
-        self._ended = True
+        self._ended, self._ended_as = True, status
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
             return
         if note:
             self.set_tags({OUTCOME_TAG: note})
         if error is not None:
-            kind = type(error).__qualname__ if isinstance(error, BaseException) else "error"
-            self.set_tags({"tracklayer.error.type": kind, "tracklayer.error.message": _message(error)})
+            self._tag_error(error)
         with fence("logging the orchestrator's params", self.settings.on_error):
             self._log_collected(recorder)
         with fence("describing the links", self.settings.on_error):
@@ -340,6 +340,31 @@ class StageRun(RunLog):
             return  # whoever ends a workflow run's parent tells the plugins
         with fence("telling the plugins", self.settings.on_error):
             dispatch.run_ended(self._plugins, self.ref or self._opened.ref, status, strict=self._strict)
+
+    def fail(self, error: BaseException | str) -> None:
+        """Let a stage that has ended ``FINISHED`` in this process end ``FAILED``: its task failed after its code had returned.
+
+        Does nothing for one that is open or has ended otherwise. Plugins that were told of its end are told of this one.
+
+        Args:
+            error: what the task failed with.
+        """
+        recorder = self.recorder
+        if self._ended_as != "FINISHED" or self.process_id != os.getpid() or self.run_id is None or recorder is None:
+            return
+        if self._opened is None or self.context.task_run is None:
+            return
+        self._ended_as = "FAILED"
+        self._tag_error(error)
+        with fence("ending the run", self.settings.on_error):
+            self._write_end(recorder, "FAILED", milliseconds(None))
+            self._insist(recorder.drain())
+        with fence("telling the plugins", self.settings.on_error):
+            dispatch.run_ended(self._plugins, self.ref or self._opened.ref, "FAILED", strict=self._strict)
+
+    def _tag_error(self, error: BaseException | str) -> None:
+        kind = type(error).__qualname__ if isinstance(error, BaseException) else "error"
+        self.set_tags({"tracklayer.error.type": kind, "tracklayer.error.message": _message(error)})
 
     def _inherit(self, recorder: Recorder) -> None:
         """Deliver what workers of this process logged before they were killed, as `multiprocessing.Pool` does to its own."""

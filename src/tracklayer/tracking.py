@@ -39,6 +39,7 @@ from tracklayer.stage import ERROR_LENGTH, StageRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
     import pluggy
 
@@ -205,19 +206,22 @@ def close_workflow_run(
     *,
     parent: RunRef | None = None,
     error: str | None = None,
+    ended_at: datetime | None = None,
     observed: bool = False,
     perhaps: bool = False,
     settings: Settings | None = None,
 ) -> None:
     """End the parent of a workflow run with `status`; stage runs that are still RUNNING are ended KILLED.
 
-    Safe to repeat, and to call for a workflow run of which nothing was tracked.
+    Safe to repeat, and to call for a workflow run of which nothing was tracked, or that goes on meanwhile: stage runs
+    that have started after `ended_at` are left alone.
 
     Args:
         context: the workflow run.
         status: how the orchestrator says that it ended.
         parent: the parent if it is known, else it is found by key.
         error: what it failed with; becomes a tag of the parent.
+        ended_at: when it ended, aware; None is now.
         observed: True if runs of observed tasks may be among those of the workflow run, see `tracklayer.observation`:
             they may be in any experiment, and end a moment after their tasks.
         perhaps: True if `parent` is only what it would be called, since nobody knows whether anything was tracked.
@@ -233,7 +237,7 @@ def close_workflow_run(
                 Close(
                     context=context.of_workflow_run().bare(),
                     status=status,
-                    ended_at=milliseconds(None),
+                    ended_at=milliseconds(ended_at),
                     parent=parent,
                     error=message,
                     observed=observed,

@@ -16,7 +16,7 @@ import pytest
 from harness.leaving import opening_of
 from harness.process import wait_for
 from tracklayer.backend import open_backend
-from tracklayer.closing import close
+from tracklayer.closing import CLOCKS, close
 from tracklayer.creation import create
 from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead
 from tracklayer.identity import PARENT_TAG, key_tag
@@ -140,6 +140,28 @@ def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:
     world.close(world.backend())
     run = world.run()
     assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 5_000, LEFT_OPEN)
+
+
+@pytest.mark.parametrize(
+    ("after", "member", "parent"),
+    [(-CLOCKS - 1_000, "RUNNING", "RUNNING"), (-1_000, "RUNNING", "FAILED"), (1_000, "KILLED", "FAILED")],
+)
+def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
+    settings: Settings, after: int, member: str, parent: str
+) -> None:
+    """It was cleared before the word of its end came. A parent is ended if clocks alone may make it look so."""
+    world = World(settings, None)
+    backend = world.backend()
+    assert world.opening.parent
+    context, ended_at = world.opening.parent.context, world.opening.start_time + after
+    close(context, "FAILED", settings, backend, error="the first time", ended_at=ended_at)
+    run = world.run()
+    assert (run.status, run.tags.get(OUTCOME_TAG)) == (member, LEFT_OPEN if member == "KILLED" else None)
+    above = backend.store.get_run(run.tags[PARENT_TAG])
+    assert above.status == parent
+    assert ("tracklayer.error.message" in above.tags) == (parent == "FAILED")
+    close(context, "FINISHED", settings, backend, ended_at=ENDED)
+    assert backend.store.get_run(above.run_id).status == "FINISHED"
 
 
 @pytest.mark.parametrize("mark", [LEFT_OPEN, DIED])

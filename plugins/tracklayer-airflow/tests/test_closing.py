@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -22,8 +24,9 @@ from tracklayer.store.opening import open_store
 from tracklayer.tracking import open_workflow_run
 from tracklayer_airflow import closer as closer_module
 from tracklayer_airflow.closer import Closer
-from tracklayer_airflow.closing import close
+from tracklayer_airflow.closing import _lines, close
 from tracklayer_airflow.listener import DagRunListener
+from tracklayer_airflow.rules import Rules
 from tracklayer_airflow.workflow import OWN_FIELDS, workflow_run
 
 if TYPE_CHECKING:
@@ -40,7 +43,6 @@ def end_of(run_id: str, status: str = "FINISHED", error: str | None = None) -> d
     facts = {
         "dag_id": DAG,
         "run_id": run_id,
-        "run_type": "manual",
         "version": None,
         "started_at": "2026-11-21T10:00:00+00:00",
         "logical_date": None,
@@ -107,6 +109,17 @@ def test_a_parent_is_ended_in_another_process(tracked: MlflowServer, closer: Clo
     assert process_of(closer).pid != os.getpid()
 
 
+def test_a_parent_ends_when_its_dag_run_did(tracked: MlflowServer) -> None:
+    """Not when somebody came to do it."""
+    parent = parent_of("ended at")
+    ended_at = datetime(2026, 11, 21, 11, tzinfo=UTC)
+    listener = DagRunListener()
+    dag_run = SimpleNamespace(dag_id=DAG, run_id="ended at", end_date=ended_at, triggered_by="test", dag=None)
+    listener.on_dag_run_success(dag_run, "")
+    run = open_store(tracked.uri, connect_timeout=5, timeout=30).get_run(parent.run_id)
+    assert (run.status, run.end_time) == ("FINISHED", int(ended_at.timestamp() * 1_000))
+
+
 def test_at_the_end_everything_is_done_and_the_process_is_gone(tracked: MlflowServer, closer: Closer) -> None:
     parents = [parent_of(f"last {number}") for number in range(5)]
     for number in range(5):
@@ -124,9 +137,61 @@ def test_a_signal_to_the_group_loses_nothing(tracked: MlflowServer, closer: Clos
     warm = parent_of(f"warm {number.name}")
     closer.submit(end_of(f"warm {number.name}"))
     wait_for(lambda: status_of(tracked, warm) == "FINISHED", 60, "process that is up")
-    parent = parent_of(f"signal {number.name}")
-    closer.submit(end_of(f"signal {number.name}"))
+    parents = [parent_of(f"signal {number.name} {one}") for one in range(8)]
+    for one in range(8):
+        closer.submit(end_of(f"signal {number.name} {one}"))
     process_of(closer).send_signal(number)
+    wait_for(lambda: {status_of(tracked, parent) for parent in parents} == {"FINISHED"}, 60, "end of the parents")
+
+
+@pytest.mark.parametrize("why", ["signal", "orphaned"])
+def test_what_was_written_before_it_stops_is_still_read(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    read, write = os.pipe()
+    stopping: list[int] = []
+    with os.fdopen(read), os.fdopen(write, "wb", buffering=0) as pipe:
+        lines = _lines(read, stopping)
+        pipe.write(b"first\n")
+        assert next(lines) == b"first"
+        pipe.write(b"second\n")
+        if why == "signal":
+            stopping.append(signal.SIGTERM)
+        else:
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+        assert list(lines) == [b"second"]
+
+
+def test_a_line_is_written_whole_to_the_process_that_follows(closer: Closer, tmp_path: Path) -> None:
+    """One that dies in the middle of a line has not done what it says, and half of one says nothing."""
+    closer._process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, bufsize=0)
+    closer._pid = os.getpid()
+    stdin = closer._process.stdin
+    assert stdin is not None
+    os.set_blocking(stdin.fileno(), False)
+    closer._process.send_signal(signal.SIGSTOP)
+    long = end_of("x" * 200_000)
+    closer.submit(long)  # longer than the pipe takes
+    assert 0 < closer._written < len(closer._backlog)
+    process_of(closer).kill()
+    process_of(closer).wait(10)
+    stdin.close()
+    closer._drop()
+    with (tmp_path / "read").open("wb") as read:
+        closer._process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=read, bufsize=0)
+    closer.begin()  # which also writes what waits
+    following = process_of(closer)
+    assert following.stdin is not None
+    following.stdin.close()
+    assert following.wait(10) == 0
+    assert json.loads((tmp_path / "read").read_bytes()) == long
+
+
+def test_what_lies_in_the_working_folder_is_not_imported(
+    tracked: MlflowServer, closer: Closer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('a stray module')\n")
+    monkeypatch.chdir(tmp_path)
+    parent = parent_of("stray")
+    closer.submit(end_of("stray"))
     wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
 
 
@@ -193,12 +258,13 @@ def test_what_cannot_be_read_is_passed_over(tracked: MlflowServer) -> None:
     parent = parent_of("readable")
     done = subprocess.run(
         [sys.executable, "-m", "tracklayer_airflow.closing"],
-        input=b"nonsense\n" + closer_line("readable"),
+        input=b'sword": "hunter2"}, "run_id": "r1"}\n[1]\n' + closer_line("readable"),
         stderr=subprocess.PIPE,
         timeout=60,
     )
     assert done.returncode == 0
     assert b"could not be read" in done.stderr
+    assert b"hunter2" not in done.stderr, "what is left of a line is not masked"
     assert status_of(tracked, parent) == "FINISHED"
 
 
@@ -211,8 +277,6 @@ def test_a_dag_run_of_which_nothing_was_tracked_leaves_nothing(tracked: MlflowSe
 
 
 def closer_line(run_id: str) -> bytes:
-    import json
-
     return json.dumps(end_of(run_id)).encode() + b"\n"
 
 
@@ -318,6 +382,41 @@ def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> N
     assert begun == []
     listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="ui"), "")
     assert begun == ["begun"]
+
+
+def test_it_is_begun_when_the_scheduler_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DAG run that goes on since before has no beginning that anybody hears of."""
+    begun: list[list[str]] = []
+    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append(sys.argv))
+    job = type("Job", (), {})()
+    for argv, component in [
+        (["airflow", "triggerer"], job),
+        (["airflow", "scheduler"], type("TaskRunnerMarker", (), {})()),  # of a task, forked from the scheduler
+        (["pytest"], job),
+        (["airflow", "scheduler", "--num-runs", "1"], job),
+    ]:
+        monkeypatch.setattr(sys, "argv", argv)
+        DagRunListener().on_starting(component)
+    assert begun == [["airflow", "scheduler", "--num-runs", "1"]]
+
+
+def test_the_tasks_of_a_dag_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    looked: list[Any] = []
+    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append("begun"))
+
+    def observe_any(rules: Rules, dag: Any) -> bool:
+        looked.append(dag)
+        return bool(dag.observed)
+
+    monkeypatch.setattr(Rules, "observe_any", observe_any)
+    listener = DagRunListener(Rules())
+    kind = type("Version", (SimpleNamespace,), {})  # one to which there may be weak references, as to Airflow's
+    versions = [kind(task_dict={}, dag_id="flights", tags=[], observed=observed) for observed in (1, 0)]
+    for dag in (versions[0], versions[0], versions[1], versions[1], versions[0]):
+        listener.on_dag_run_running(SimpleNamespace(dag=dag, triggered_by="ui"), "")
+    assert looked == [versions[0], versions[1], versions[0]]
+    assert len(begun) == 3
 
 
 class Lost(SimpleNamespace):

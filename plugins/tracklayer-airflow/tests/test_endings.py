@@ -36,6 +36,8 @@ ENDINGS = {
     # Airflow 3.1 fails a coroutine's task, tracked or not.
     "waiting": [("FAILED", "RuntimeError", None) if AIRFLOW < (3, 2) else ("FINISHED", None, None)],
     "returning_none": [("FINISHED", None, None)],
+    "unstorable": [("FAILED", "TypeError", None)],
+    "after": [("FAILED", "LookupError", None)],
     "generating": [("FINISHED", None, None)],
     "mapped[0]": [("FINISHED", None, None)],
     "mapped[1]": [("FAILED", "ValueError", None)],

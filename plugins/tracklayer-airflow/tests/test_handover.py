@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tracklayer.identity import ROOT_TAG, parse_token
 from tracklayer.linking import read_links
+from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
     from airflow_story import Story
@@ -72,6 +74,12 @@ def test_tags_say_where_a_run_comes_from(story: Story) -> None:
     assert "/dags/handing_over/runs/manual__" in train.tags["airflow.dag_run_url"]
     assert "/tasks/train" in train.tags["airflow.task_url"]
     assert story.parent.tags["airflow.owner"] == "data-team"
+    for run in (train, story.parent):  # what tells the DAG runs of one DAG apart
+        assert run.tags["airflow.run_type"] == "manual"
+        assert str(uuid.UUID(run.tags["airflow.dag_version"])) == run.tags["airflow.dag_version"]
+    experiment = open_store(story.uri, connect_timeout=5, timeout=30).get_experiment_by_name("handing_over")
+    assert experiment
+    assert "airflow.run_type" not in experiment.tags, "it has DAG runs of every type"
     assert "airflow.task_url" not in story.parent.tags
     assert "How tasks hand **over**." in story.parent.tags["mlflow.note.content"]
 

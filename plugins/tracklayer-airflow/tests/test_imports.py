@@ -60,6 +60,7 @@ def test_the_package_is_nothing_but_the_standard_library(tmp_path: Path) -> None
         "provider",
         "hookimpls",
         "listener",
+        "afterwards",
         "observing",
         "rules",
         "policy",

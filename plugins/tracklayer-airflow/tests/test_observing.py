@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,9 @@ from harness.outage import flush, journals
 from harness.process import wait_for
 from tracklayer.identity import ROOT_TAG, parse_token
 from tracklayer.linking import read_links
+from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
+from tracklayer_airflow import observing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -425,3 +428,12 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
     assert store.get_experiment_by_name("nothing_of_mlflow") is None, "nothing was tracked, so nothing is made"
     flush(mlflow_server.uri, journal=home.folder / "journal")
     assert journals(home.folder / "journal") == [], "nobody waits for the parent that never comes"
+
+
+def test_nobody_waits_long_to_learn_whether_a_run_was_left_open() -> None:
+    """A task that was rescheduled asks for its run at its end, and a server may take the question and not answer."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        settings = Settings(tracking_uri=f"http://127.0.0.1:{frozen.getsockname()[1]}")
+        began = time.monotonic()
+        assert not observing._is_there("mlflow.tracklayer.key.0", settings)
+        assert time.monotonic() - began < 2, "the store's own time-out is 5 s"

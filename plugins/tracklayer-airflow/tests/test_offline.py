@@ -80,7 +80,6 @@ def test_a_dag_run_is_ended_before_its_tasks_are_delivered(recording_proxy: Reco
         **dict.fromkeys(("version", "logical_date", "description", "source", "owner")),
         "dag_id": dag_id,
         "run_id": "manual__1",
-        "run_type": "manual",
         "started_at": "2026-11-21T10:00:00+00:00",
         "dag_tags": [],
         "params": {},

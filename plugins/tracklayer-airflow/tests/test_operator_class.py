@@ -59,7 +59,7 @@ try:
     from airflow.serialization.serialized_objects import DagSerialization
 except ImportError:  # Airflow 3.1
     from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
-from tracklayer_airflow.workflow import is_tracked
+from tracklayer_airflow.workflow import is_tracked, is_tracked_operator
 with DAG("d", default_args={"stage": "training"}) as dag:
     one = tracked(BashOperator)(task_id="one", bash_command="true")
     tracked(BashOperator).partial(task_id="many", run_name="{{ ti.map_index }}").expand(bash_command=["a", "b"])
@@ -68,6 +68,21 @@ serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
 assert is_tracked(serialized)
 assert serialized.task_dict["one"].operator_name == "TrackedBashOperator"
 assert "run_tags" in serialized.task_dict["many"].template_fields
+
+class Named(BashOperator):
+    def __init__(self, *, run_name="the job's", experiment=None, **kwargs):
+        super().__init__(**kwargs)
+
+with DAG("named") as dag:
+    plain = BashOperator(task_id="plain", bash_command="true")
+    named = tracked(Named)(task_id="named", bash_command="true")
+    many = tracked(Named).partial(task_id="many").expand(bash_command=["a", "b"])
+serialized = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+assert "run_name" not in named.template_fields
+for kind in (dag, serialized):
+    assert is_tracked(kind)
+    kinds = {task_id: is_tracked_operator(task) for task_id, task in kind.task_dict.items()}
+    assert kinds == {"plain": False, "named": True, "many": True}, kinds
 """,
     )
 

@@ -24,6 +24,10 @@ from tracklayer_airflow import celery_worker, closer
 from tracklayer_airflow.plugin import TracklayerPlugin
 plugin = TracklayerPlugin()
 print("listeners:", *(type(listener).__name__ for listener in plugin.listeners), flush=True)
+import sys
+from tracklayer_airflow import policy, rules
+rules.rules_here()
+print("core:", *(name for name in sys.modules if name.partition(".")[0] == "tracklayer"))
 print("tabs:", len(plugin.react_apps), len(plugin.fastapi_apps))
 seen = []
 closer.Closer.begin = lambda self: seen.append("begun")
@@ -70,20 +74,25 @@ def test_airflow_and_tracklayer_find_us(group: str) -> None:
     assert "tracklayer-airflow" in {entry.dist.name for entry in entry_points(group=group) if entry.dist}
 
 
-BOTH = "DagRunListener TaskListener"
+WITHOUT_RULES = "DagRunListener AfterwardsListener"
+
+BOTH = f"{WITHOUT_RULES} TaskListener"
+
+NOTHING_SAID = dict.fromkeys(("MLFLOW_TRACKING_URI", "TRACKLAYER_JOURNAL", "TRACKLAYER_PATIENCE"), "")
 
 
 @pytest.mark.parametrize(
     ("environ", "listeners", "message"),
     [
         ({}, BOTH, ""),
-        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, "DagRunListener", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, "DagRunListener", ""),
-        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, "DagRunListener", "no task is observed: setting 'observe'"),
+        ({"TRACKLAYER_AIRFLOW_OBSERVE": "false"}, WITHOUT_RULES, ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "no"}, WITHOUT_RULES, ""),
+        ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, WITHOUT_RULES, "no task is observed: setting 'observe'"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "", ""),
         ({"TRACKLAYER_ENABLED": "false"}, "", ""),
-        ({"MLFLOW_TRACKING_URI": ""}, "", ""),
-        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, "DagRunListener", ""),
+        (NOTHING_SAID, "", ""),
+        ({**NOTHING_SAID, "TRACKLAYER_TEAM": "risk"}, "", ""),
+        ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, WITHOUT_RULES, ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "", ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "", "DAG runs are not listened to"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "perhaps"}, "", "DAG runs are not listened to"),
@@ -95,6 +104,7 @@ BOTH = "DagRunListener TaskListener"
         "wrong rule",
         "switched off",
         "disabled",
+        "nothing said",
         "no tracking URI",
         "connection",
         "switched off in Airflow",
@@ -108,12 +118,16 @@ def test_what_is_there_is_what_is_wanted(
     """The listeners; somebody beside a Celery worker, as they; the tab, unless tracking is switched off in Airflow."""
     output = run(airflow_home, WHAT_IS_THERE, environ=environ)
     told = dict(
-        line.split(":", 1) for line in output.splitlines() if line.startswith(("listeners:", "tabs:", "beside"))
+        line.split(":", 1)
+        for line in output.splitlines()
+        if line.startswith(("listeners:", "core:", "tabs:", "beside"))
     )
     tabs = 0 if "AIRFLOW__TRACKLAYER__ENABLED" in environ else 1
-    assert told["listeners"].split() == [name for name in BOTH.split() if name in listeners]
+    assert told["listeners"].split() == listeners.split()
     assert told["tabs"].split() == [str(tabs), str(tabs)]
     assert told["beside a worker"].split() == [str(int(bool(listeners)))]
+    spoken_of = environ != NOTHING_SAID and environ.get("AIRFLOW__TRACKLAYER__ENABLED") is None
+    assert bool(told["core"].split()) is spoken_of, "core is imported only where there may be something to track"
     assert message in output
     assert ("are ended with their DAG runs" in output) is ("not listened to" in message)
 

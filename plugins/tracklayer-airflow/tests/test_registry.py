@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from harness.airflow import AirflowHome
 from harness.faults import GuardedServer
 from harness.process import free_port
 from tracklayer.exceptions import SettingsError
+from tracklayer.provisional import id_tag, provisional_id
 from tracklayer_airflow.connection import VARIABLES, variables
 from tracklayer_airflow.hooks import MlflowHook
-from tracklayer_airflow.sensors import ModelAliasSensor
+from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
@@ -120,6 +123,24 @@ def test_without_a_connection_it_is_mlflows_own_variables(
         assert client.get_experiment("0").name == "Default"
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "5"
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
+def test_a_run_that_is_not_delivered_yet_is_waited_for(
+    mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    given_out = provisional_id()
+    sensor = MlflowRunSensor(task_id="wait", run_id=given_out)
+    assert not sensor.poke({}).is_done
+    client = MlflowClient(mlflow_server.uri)
+    run_id = client.create_run("0", tags={id_tag(given_out): "1"}).info.run_id
+    assert not sensor.poke({}).is_done
+    client.set_terminated(run_id)
+    assert sensor.poke({}).xcom_value == "FINISHED"
+    with pytest.raises(MlflowException, match="not found"):
+        MlflowRunSensor(task_id="unknown", run_id=uuid.uuid4().hex).poke({})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert not MlflowRunSensor(task_id="away", run_id=given_out).poke({}).is_done
 
 
 def test_a_rescheduled_sensor_must_be_told_since_when() -> None:

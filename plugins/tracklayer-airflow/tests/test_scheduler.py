@@ -30,7 +30,14 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
     hold.touch()
     home = AirflowHome(tmp_path / "home", folder)
     before = {process.pid for process in psutil.process_iter()}
+
+    def left() -> list[psutil.Process]:
+        running = psutil.process_iter(["pid", "cmdline"])
+        new = (process for process in running if process.info["pid"] not in before)
+        return [process for process in new if "tracklayer_airflow.closing" in (process.info["cmdline"] or [])]
+
     with AirflowService(home, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}) as airflow:
+        wait_for(lambda: len(left()) == 1, 60, "process that looks after what is killed, before any DAG run")
         made = airflow.trigger("makes_asset", {"hold": str(hold)})
 
         def link() -> str | None:
@@ -77,10 +84,5 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
     assert user.run("die").status == "KILLED"
     assert user.upstream("die") == ["use"]
     assert "RUNNING" not in {run.status for story in (maker, user) for run in story.runs}
-
-    def left() -> list[psutil.Process]:
-        running = psutil.process_iter(["pid", "cmdline"])
-        new = (process for process in running if process.info["pid"] not in before)
-        return [process for process in new if "tracklayer_airflow.closing" in (process.info["cmdline"] or [])]
 
     wait_for(lambda: not left(), 30, "end of the process that ends parents")

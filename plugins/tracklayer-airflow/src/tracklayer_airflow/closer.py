@@ -11,9 +11,12 @@ import contextlib
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
+import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class Closer:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._backlog = bytearray()
+        self._written = 0  # of the backlog's first line, which the process has not been given to its end
 
     def submit(self, end: Mapping[str, Any]) -> None:
         """Have the parent of a DAG run ended; returns at once.
@@ -56,8 +60,7 @@ class Closer:
         """Start the process, if it does not run: it looks after what is killed on this machine. Returns at once."""
         with self._lock:
             self._own()
-            if self._process is None or self._process.poll() is not None:
-                self._start()
+            self._write()
 
     def _own(self) -> None:
         """A fork of the process that started it has to start its own."""
@@ -74,9 +77,12 @@ class Closer:
                 return
             try:
                 while self._backlog:
-                    written = os.write(stdin.fileno(), self._backlog[:65_536])
-                    del self._backlog[:written]
-            except BlockingIOError:  # the pipe is full; the rest goes with the next one
+                    self._written += os.write(stdin.fileno(), self._backlog[self._written : self._written + 65_536])
+                    # Only whole lines are gone: should the process die now, the next one needs this one from its beginning.
+                    whole = self._backlog.rfind(b"\n", 0, self._written) + 1
+                    del self._backlog[:whole]
+                    self._written -= whole
+            except BlockingIOError:  # the pipe is full; the rest goes with what comes next
                 return
             except BrokenPipeError:
                 self._drop()
@@ -86,7 +92,8 @@ class Closer:
     def _start(self) -> None:
         self._drop()
         first, self._pid = self._pid != os.getpid(), os.getpid()
-        command = [sys.executable, "-m", "tracklayer_airflow.closing", *_connection()]
+        # -P: not with the working folder in front of the path, where there may be a queue.py or an mlflow.py.
+        command = [sys.executable, "-P", "-m", "tracklayer_airflow.closing", *self._connection]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
@@ -96,6 +103,7 @@ class Closer:
     def _drop(self) -> None:
         """Forget a process that has ended."""
         process, self._process = self._process, None
+        self._written = 0
         if process is not None:
             process.poll()
             if process.stdin is not None:
@@ -104,25 +112,30 @@ class Closer:
 
     def _farewell(self) -> None:
         """Let the process finish what it has; it goes on by itself if that takes too long."""
-        process = self._process
-        if process is None or process.stdin is None or self._pid != os.getpid() or process.poll() is not None:
+        if self._process is None or self._pid != os.getpid():
             return
+        until = time.monotonic() + FAREWELL
         try:
             with self._lock:
-                self._write()
-            process.stdin.close()
-            process.wait(FAREWELL)
+                if self._backlog:
+                    self._write()
+                while self._backlog and self._process.stdin and (left := until - time.monotonic()) > 0:
+                    select.select([], [self._process.stdin], [], left)
+                    self._write()
+                if self._process.stdin is not None:
+                    self._process.stdin.close()
+            self._process.wait(max(0.0, until - time.monotonic()))
         except (OSError, subprocess.TimeoutExpired) as error:
             log.info("tracking: parents are still being ended: %s", error)
 
+    @cached_property
+    def _connection(self) -> list[str]:
+        """The name of the connection with the MLflow server, if there is one; it is not looked up here."""
+        from tracklayer_airflow.server import connection_here
 
-def _connection() -> list[str]:
-    """The name of the connection with the MLflow server, if there is one; it is not looked up here."""
-    from tracklayer_airflow.server import connection_here
-
-    try:
-        conn_id = connection_here()
-    except Exception as error:
-        log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
-        return []
-    return [conn_id] if conn_id else []
+        try:
+            conn_id = connection_here()
+        except Exception as error:
+            log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
+            return []
+        return [conn_id] if conn_id else []

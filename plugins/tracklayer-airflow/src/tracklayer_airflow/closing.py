@@ -19,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tracklayer.settings import Settings
 
@@ -27,9 +27,6 @@ log = logging.getLogger("tracklayer")
 
 WATCH: Final = 5.0
 """Seconds after which the process looks whether the scheduler still lives."""
-
-DRAIN: Final = 20.0
-"""Seconds that are taken at the end to deliver what is still to be delivered."""
 
 
 def close(end: Mapping[str, Any]) -> None:
@@ -67,6 +64,7 @@ def _close(end: Mapping[str, Any], settings: Settings) -> None:
     close_workflow_run(
         RunContext(workflow_run=workflow_run),
         end["status"],
+        ended_at=workflow.moment(end["facts"].get("ended_at")),
         parent=RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key) if known else None,
         error=end["error"],
         observed=observed,
@@ -111,16 +109,43 @@ def main(conn_id: str | None = None) -> None:
     if conn_id is not None:
         _speak_to(conn_id)
     for line in _lines(sys.stdin.fileno(), stopping):
-        try:
-            if line is None:
-                _look_around()
-            else:
-                told = json.loads(line)
-                (give_up if "task_id" in told else close)(told)
-        except ValueError:
-            log.warning("tracking: what the scheduler wrote could not be read: %.200r", line)
-        except Exception as error:
-            log.warning("tracking: what has ended was not ended in MLflow: %s: %.200r", error, line)
+        if line is None:
+            _try(_look_around)
+            continue
+        told = _read(line)
+        if told is None:
+            # Not as it stands there: what is left of a line may be a conf or params, which are masked nowhere yet.
+            log.warning("tracking: what the scheduler wrote could not be read: %d bytes", len(line))
+        elif "task_id" in told:
+            _try(give_up, told)
+        else:
+            _try(close, told)
+    _read_no_more(sys.stdin.fileno())
+
+
+def _read(line: bytes) -> dict[str, Any] | None:
+    """What a line says; None if it says nothing."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return None
+    return told if isinstance(told, dict) else None
+
+
+def _try(work: Callable[..., None], *told: Mapping[str, Any]) -> None:
+    try:
+        work(*told)
+    except Exception as error:
+        ids = [one.get("facts", one) for one in told]
+        names = [f"{one.get('dag_id')}, {one.get('run_id')}" for one in ids]
+        log.warning("tracking: what has ended was not ended in MLflow: %s: %s", error, names)
+
+
+def _read_no_more(stdin: int) -> None:
+    """What the scheduler writes from now on, it is to write to the next process, and it notices only if nobody can read."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, stdin)
+    os.close(nothing)
 
 
 def _look_around() -> None:
@@ -150,16 +175,22 @@ def _log_to_stderr() -> None:
 
 
 def _lines(stdin: int, stopping: list[int]) -> Iterator[bytes | None]:
-    """The lines on standard input as they come; None where none has come for a while."""
+    """The lines on standard input as they come; None where none has come for a while.
+
+    When it is time to stop, those that are there already come all the same: nobody else will read them.
+    """
     parent = os.getppid()
     rest = b""
-    while not stopping and os.getppid() == parent:
-        if select.select([stdin], [], [], WATCH)[0]:
+    while True:
+        last = bool(stopping) or os.getppid() != parent
+        if select.select([stdin], [], [], 0 if last else WATCH)[0]:
             chunk = os.read(stdin, 65_536)
             if not chunk:
-                break
+                return
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
+        elif last:
+            return
         else:
             yield None
 

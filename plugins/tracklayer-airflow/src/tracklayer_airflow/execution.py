@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,8 +15,9 @@ from tracklayer.fence import fence
 from tracklayer.provisional import is_provisional
 from tracklayer.tracking import track
 from tracklayer_airflow import awaited, carriers, handover, place, server
-from tracklayer_airflow.links import PARENT_URL_XCOM, MLflowParentLink, MLflowRunLink, push_url
+from tracklayer_airflow.links import MLflowParentLink, MLflowRunLink, push_url
 from tracklayer_airflow.outcome import of_task
+from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,6 +69,7 @@ def _in_stage(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any
         outcome=of_task,
         settings=settings,
     ) as run:
+        _last().value = _place(task["ti"]), run
         _link(operator, task, run, settings)
         with carriers.loaded(operator, run.environment()):
             result = work()
@@ -77,6 +80,34 @@ def _in_stage(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any
             with fence("handing over by assets", settings.on_error):
                 handover.fill_outlets(task, run.token)
         return result
+
+
+def fail_last(ti: Any, error: BaseException | str) -> None:
+    """The try `ti` has failed: if its run was the last one of this process and ended ``FINISHED``, it failed after that.
+
+    Args:
+        ti: the task instance.
+        error: what it failed with.
+    """
+    value, _last().value = _last().value, None
+    if value is not None and value[0] == _place(ti):
+        value[1].fail(error)
+
+
+def _place(ti: Any) -> tuple[object, ...]:
+    return (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+
+
+class _Last:
+    """The last try that was tracked in this process, and its run."""
+
+    def __init__(self) -> None:
+        self.value: tuple[tuple[object, ...], StageRun] | None = None
+
+
+@lru_cache(maxsize=1)
+def _last() -> _Last:
+    return _Last()
 
 
 def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | None) -> Any:

@@ -43,11 +43,14 @@ def tracklayer_run_tags(context: RunContext) -> Mapping[str, str] | None:
     """Whose DAG it is, and the addresses of Airflow's pages; operator, pool and queue are tags of the task itself."""
     if context.workflow_run.orchestrator != MINE:
         return None
+    from tracklayer_airflow import place
+
     urls = {
         "airflow.dag_run_url": context.workflow_run.url,
         "airflow.task_url": context.task_run.url if context.task_run else None,
     }
-    return {**context.workflow_run.tags, **{name: url for name, url in urls.items() if url}}
+    of_parent = place.parent_tags(context) if context.task_run is None else {}
+    return {**context.workflow_run.tags, **of_parent, **{name: url for name, url in urls.items() if url}}
 
 
 @hookimpl

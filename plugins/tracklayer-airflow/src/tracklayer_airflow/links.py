@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseOperatorLink
 
+from tracklayer_airflow.workflow import PARENT_URL_XCOM
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
@@ -13,9 +15,6 @@ if TYPE_CHECKING:
 URL_XCOM: Final = "tracklayer_url"
 """Key of the XCom that holds the address of the run's page; pushed when the run is opened, so that the link is live
 while the task runs, and once more by Airflow itself when the task has ended."""
-
-PARENT_URL_XCOM: Final = "tracklayer_parent_url"
-"""Key of the XCom that holds the address of the page of the DAG run's parent run."""
 
 
 class MLflowRunLink(BaseOperatorLink):

@@ -7,7 +7,11 @@ handed to another process (`tracklayer_airflow.closer`), and nothing else is don
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+import weakref
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +31,18 @@ TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 """What names a try."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Whether a DAG has tasks that are tracked, or observed."""
+
+    tracked: bool = False
+    observed: bool = False
+
+    @property
+    def matters(self) -> bool:
+        return self.tracked or self.observed
+
+
 class DagRunListener:
     """Has the parent of every DAG run ended as the DAG run ended, and a lost try's runs as killed."""
 
@@ -37,12 +53,19 @@ class DagRunListener:
             rules: which tasks are observed; None if none is.
         """
         self._rules = rules
+        self._known: dict[str, tuple[weakref.ref[Any], _Kind]] = {}
+
+    @hookimpl
+    def on_starting(self, component: Any) -> None:
+        """The scheduler starts: somebody is to look after the tasks of DAG runs that go on, should one be killed."""
+        # The same is called in every component, and in the processes of tasks, which the scheduler's executor forks.
+        if type(component).__name__ == "Job" and sys.argv[1:2] == ["scheduler"]:
+            self._closer.begin()
 
     @hookimpl
     def on_dag_run_running(self, dag_run: Any, msg: str) -> None:  # noqa: ARG002  # Airflow's signature
-        """The DAG run has begun: somebody is to look after its tasks, should one be killed."""
-        dag = getattr(dag_run, "dag", None)
-        if not _by_dag_test(dag_run) and (workflow.is_tracked(dag) or self._is_observed(dag)):
+        """The DAG run has begun: whoever looks after killed tasks is to be there still."""
+        if not _by_dag_test(dag_run) and self._kind(getattr(dag_run, "dag", None)).matters:
             self._closer.begin()
 
     @hookimpl
@@ -65,16 +88,14 @@ class DagRunListener:
         if previous_state is None or not type(task_instance).__module__.startswith("airflow.models"):
             return
         loaded = vars(task_instance)  # asking for what is not loaded would be a query
-        dag = getattr(loaded.get("task"), "dag", None)
-        if workflow.is_tracked(dag) or self._is_observed(dag):
+        if self._kind(getattr(loaded.get("task"), "dag", None)).matters:
             self._closer.submit({name: loaded.get(name) for name in TRY})
 
     def _ended(self, dag_run: Any, status: str, error: str | None) -> None:
         dag = getattr(dag_run, "dag", None)
         facts = workflow.facts(dag_run, dag, version=getattr(dag_run, "bundle_version", None))
-        observed = self._is_observed(dag)
-        tracked = workflow.is_tracked(dag)
-        end = {"facts": facts, "status": status, "error": error, "tracked": tracked, "observed": observed}
+        kind = self._kind(dag)
+        end = {"facts": facts, "status": status, "error": error, "tracked": kind.tracked, "observed": kind.observed}
         if _by_dag_test(dag_run):
             # dag.test(): there is no scheduler to hold up, and the process may end as soon as this returns.
             from tracklayer_airflow.closing import close
@@ -83,8 +104,19 @@ class DagRunListener:
         else:
             self._closer.submit(end)
 
-    def _is_observed(self, dag: Any) -> bool:
-        return self._rules is not None and self._rules.observe_any(dag)
+    def _kind(self, dag: Any) -> _Kind:
+        """What kind of DAG it is; looked at once for each version, of which Airflow keeps one object."""
+        if dag is None:
+            return _Kind()
+        before = self._known.get(dag.dag_id)
+        if before is not None and before[0]() is dag:
+            return before[1]
+        found = _Kind(
+            tracked=workflow.is_tracked(dag), observed=self._rules is not None and self._rules.observe_any(dag)
+        )
+        with contextlib.suppress(TypeError):  # what cannot be referred to like this is looked at each time
+            self._known[dag.dag_id] = weakref.ref(dag), found
+        return found
 
     @cached_property
     def _closer(self) -> Closer:

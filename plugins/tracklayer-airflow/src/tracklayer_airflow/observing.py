@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tracklayer.observation import Followed
     from tracklayer.outcome import Outcome
+    from tracklayer.settings import Settings
     from tracklayer.stage import StageRun
     from tracklayer_airflow.rules import Rules
 
@@ -125,7 +127,8 @@ def _opened(ti: Any, run: StageRun) -> None:
     """The task's run is there: its page is linked from the task's, and that of the parent from the DAG run's."""
     from tracklayer.backend import page_url
     from tracklayer.provisional import is_provisional
-    from tracklayer_airflow.links import PARENT_URL_XCOM, push_url
+    from tracklayer_airflow.links import push_url
+    from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
     if run.url is None:
         return
@@ -193,7 +196,20 @@ def _was_left_open(ti: Any, task: Mapping[str, Any]) -> bool:
         return False
     from tracklayer import settings as settings_module
     from tracklayer.identity import key_tag, run_key
-    from tracklayer.tracking import find_run
 
     settings = settings_module.load()
-    return find_run(key_tag(run_key(place.run_context(task, settings))), settings=settings) is not None
+    return _is_there(key_tag(run_key(place.run_context(task, settings))), settings)
+
+
+def _is_there(tag: str, settings: Settings) -> bool:
+    """Whether there is a run with the tag; False also if the server does not say so in time.
+
+    The store's own time-outs are for deliveries in the background, and much longer than a task may be kept waiting.
+    """
+    from tracklayer.tracking import find_run
+
+    found: list[object] = []
+    asking = threading.Thread(target=lambda: found.append(find_run(tag, settings=settings)), daemon=True)
+    asking.start()
+    asking.join(settings.patience)
+    return bool(found) and found[0] is not None

@@ -44,7 +44,7 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         url=ti.log_url,
         started_at=ti.start_date,
         params=MappingProxyType(_params(task) if with_arguments else {}),
-        tags=MappingProxyType(_tags(ti.task)),
+        tags=MappingProxyType({**_tags(ti.task), **workflow.run_tags(dag_run, ti)}),
     )
     handed = upstream.tokens(task)
     return RunContext(
@@ -77,6 +77,14 @@ def same(context: RunContext, task: Mapping[str, Any]) -> bool:
     index = -1 if here.index is None else int(here.index)
     mine = (run.workflow, run.run_id, here.task, index, here.try_number)
     return mine == (ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, ti.try_number)
+
+
+def parent_tags(context: RunContext) -> dict[str, str]:
+    """Tags of the parent of `context` that are not its experiment's; empty if no task of that DAG run runs here."""
+    task, run = current(), context.workflow_run
+    if task is None or (run.workflow, run.run_id) != (task["ti"].dag_id, task["ti"].run_id):
+        return {}
+    return workflow.run_tags(task["dag_run"], task["ti"])
 
 
 def _dag_run_url(ti: Any) -> str:

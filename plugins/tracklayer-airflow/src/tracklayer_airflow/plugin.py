@@ -23,7 +23,7 @@ class TracklayerPlugin(AirflowPlugin):
     def listeners(self) -> list[object]:  # type: ignore[override]  # asked for once, where listeners are gathered
         """The listeners on DAG runs and on observed tasks.
 
-        None where tracking is off or the setting ``[airflow] listener`` is false; the one on tasks is there if
+        None where tracking is off or the setting ``[airflow] listener`` is false; that on observed tasks is there if
         the rules have any tasks observed.
         """
         try:
@@ -58,12 +58,13 @@ def _listeners() -> list[object]:
 
     if not is_listening():
         return []
+    from tracklayer_airflow.afterwards import AfterwardsListener
     from tracklayer_airflow.listener import DagRunListener
     from tracklayer_airflow.rules import rules_here
 
     rules = rules_here()
     if rules is None:
-        return [DagRunListener()]
+        return [DagRunListener(), AfterwardsListener()]
     from tracklayer_airflow.observing import TaskListener
 
-    return [DagRunListener(rules), TaskListener(rules)]
+    return [DagRunListener(rules), AfterwardsListener(), TaskListener(rules)]

@@ -141,9 +141,9 @@ def rules_here() -> Rules | None:
     That is also so where tracking is off, where listeners are, or if a setting is wrong: the log then says which.
     """
     try:
-        from tracklayer_airflow.switch import is_on
+        from tracklayer_airflow.switch import is_on, is_spoken_of
 
-        if not is_on():
+        if not is_on() or not is_spoken_of():
             return None
         from tracklayer import settings as settings_module
         from tracklayer_airflow.settings import airflow_settings

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from mlflow import MlflowClient
 
-AWAY: Final = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED"})
+AWAY: Final = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 """MLflow's codes of an error that says nothing about what was asked for."""
 
 
@@ -41,11 +41,13 @@ class MlflowSensor(BaseSensorOperator):
         """Ask once."""
         from mlflow.exceptions import MlflowException
 
+        from tracklayer.exceptions import StoreUnavailable
+
         with MlflowHook(self.mlflow_conn_id).client(retries=1, timeout=10) as client:
             try:
                 return self.ask(client)
-            except MlflowException as error:
-                if error.error_code not in AWAY:
+            except (MlflowException, StoreUnavailable) as error:
+                if isinstance(error, MlflowException) and error.error_code not in AWAY:
                     raise
                 self.log.warning("MLflow did not answer, it is asked again: %s", error)
                 return PokeReturnValue(is_done=False)
@@ -65,7 +67,8 @@ class MlflowRunSensor(MlflowSensor):
     The XCom is the run's status.
 
     Args:
-        run_id: the run. Templated.
+        run_id: the run; one whose id was given out while the server was away is waited for until it is delivered.
+            Templated.
         expected: statuses with which the sensor succeeds. With another one it fails at once, without retries.
         kwargs: see `MlflowSensor`.
     """
@@ -79,12 +82,25 @@ class MlflowRunSensor(MlflowSensor):
 
     def ask(self, client: MlflowClient) -> PokeReturnValue:
         """Whether it has."""
-        status = client.get_run(self.run_id).info.status
+        run_id = self._delivered()
+        if run_id is None:
+            return PokeReturnValue(is_done=False)
+        status = client.get_run(run_id).info.status
         if status in {"RUNNING", "SCHEDULED"}:
             return PokeReturnValue(is_done=False)
         if status not in self.expected:
             raise AirflowFailException(f"the run {self.run_id} is {status}, and not {' or '.join(self.expected)}")
         return PokeReturnValue(is_done=True, xcom_value=status)
+
+    def _delivered(self) -> str | None:
+        """What the server calls the run; None if its id was given out while the server was away, and it is not there yet."""
+        from tracklayer.provisional import id_tag, is_provisional
+
+        if not is_provisional(self.run_id):
+            return self.run_id
+        with MlflowHook(self.mlflow_conn_id).store() as store:
+            found = store.search_runs([], f"tags.`{id_tag(self.run_id)}` != ''", limit=1)
+        return found[0].run_id if found else None
 
 
 class ModelAliasSensor(MlflowSensor):

@@ -21,6 +21,10 @@ OWN_FIELDS: Final = frozenset({"run_name", "experiment", "run_tags"})
 """The templated fields that every tracked operator has; see `tracklayer_airflow.operators.Tracked`."""
 
 
+PARENT_URL_XCOM: Final = "tracklayer_parent_url"
+"""Key of the XCom that holds the address of the page of the DAG run's parent run."""
+
+
 def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, Any]:
     """What there is to know about a DAG run, as plain values; the token in its conf is left out.
 
@@ -33,9 +37,9 @@ def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, An
     return {
         "dag_id": dag_run.dag_id,
         "run_id": dag_run.run_id,
-        "run_type": _text(getattr(dag_run, "run_type", None)),
         "version": version,
         "started_at": _iso(getattr(dag_run, "start_date", None)),
+        "ended_at": _iso(getattr(dag_run, "end_date", None)),
         "logical_date": _iso(getattr(dag_run, "logical_date", None) or getattr(dag_run, "run_after", None)),
         "description": getattr(dag, "doc_md", None) or getattr(dag, "description", None),
         "source": getattr(dag, "fileloc", None),
@@ -48,16 +52,40 @@ def facts(dag_run: Any, dag: Any, *, version: str | None = None) -> dict[str, An
 def is_tracked(dag: Any) -> bool:
     """Whether a DAG has tasks of operators that are tracked, as far as a serialized DAG shows that.
 
-    The scheduler's has neither classes nor links of operators; what it has are the names of their templated fields. A
-    task that is tracked by its own code (``with tracklayer.track()``) cannot be told.
+    The scheduler's has no classes of operators; what it has are the names of their templated fields and links. A task that is tracked by its own code (``with tracklayer.track()``) cannot be told.
     """
     tasks = getattr(dag, "task_dict", None) or {}
     return any(is_tracked_operator(task) for task in tasks.values())
 
 
 def is_tracked_operator(task: Any) -> bool:
-    """Whether a task's operator is a tracked one, as far as its templated fields show that."""
-    return set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS
+    """Whether a task's operator is a tracked one, as far as its templated fields and links show that.
+
+    An operator that has an argument of its own called like one of ours keeps that, but none has our link to the parent.
+    """
+    if set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS:
+        return True
+    if hasattr(getattr(task, "operator_class", type(task)), "tracking_argument"):
+        return True
+    try:
+        return any(getattr(one, "xcom_key", None) == PARENT_URL_XCOM for one in task.operator_extra_links)
+    except Exception:  # it has none, or a property of the operator's own, which is not its class's to answer
+        return False
+
+
+def run_tags(dag_run: Any, ti: Any) -> dict[str, str]:
+    """What tells DAG runs of one DAG apart: how they came about, their date, and which version of the DAG ran.
+
+    Args:
+        dag_run: the DAG run.
+        ti: a task instance of it, which knows the version.
+    """
+    told = {
+        "airflow.run_type": _text(getattr(dag_run, "run_type", None)),
+        "airflow.logical_date": _iso(getattr(dag_run, "logical_date", None)),
+        "airflow.dag_version": _text(getattr(ti, "dag_version_id", None)),
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = None) -> WorkflowRun:
@@ -84,8 +112,8 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
         description=facts["description"],
         url=url,
         source=facts["source"],
-        started_at=_datetime(facts["started_at"]),
-        logical_date=_datetime(facts["logical_date"]),
+        started_at=moment(facts["started_at"]),
+        logical_date=moment(facts["logical_date"]),
         params=MappingProxyType(dict(facts["params"])),
         tags=MappingProxyType({name: value for name, value in tags.items() if value}),
     )
@@ -94,6 +122,11 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
 def index(map_index: int | None) -> str | None:
     """Which of the tasks that were mapped; None for one that is not."""
     return None if map_index is None or map_index < 0 else str(map_index)
+
+
+def moment(text: str | None) -> datetime | None:
+    """A moment of the facts; None if it is not known."""
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def values(params: Iterable[str] | None) -> dict[str, Any]:
@@ -114,7 +147,3 @@ def _text(value: object) -> str | None:
 
 def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat()
-
-
-def _datetime(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

@@ -121,6 +121,15 @@ def returning_none() -> None:
     return None
 
 
+def unstorable() -> object:
+    """Airflow cannot store this as an XCom."""
+    return object()
+
+
+def after(context: Any, result: Any = None) -> None:
+    raise LookupError("after the code has returned")
+
+
 for kind in ("plain", "tracked"):
     decorator = task if kind == "plain" else task.tracked
     python_operator = PythonOperator if kind == "plain" else TrackedPythonOperator
@@ -144,6 +153,8 @@ for kind in ("plain", "tracked"):
         decorator(execution_timeout=timedelta(seconds=1))(overdue)()
         decorator(waiting)()
         decorator(returning_none)()
+        decorator(unstorable)()
+        decorator(task_id="after", post_execute=after)(ok)()
         decorator(mapped).expand(number=decorator(generating)())
         decorator(task_id="several", multiple_outputs=True)(ok)(9)
         python_operator(task_id="operator", python_callable=ok, op_args=[8], op_kwargs={"text": "{{ run_id[:6] }}"})
