@@ -1,4 +1,4 @@
-"""The DAGs in the repository's ``dags/`` run as they are, on a small part of the data."""
+"""The DAGs in the repository's ``dags/`` run as they are, on a small part of the data; so do those that the provider ships."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from observed_story import ObservedStory
 
+import tracklayer_airflow
+from harness.outage import flush
 from tracklayer.linking import read_links
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
 
 DAGS = Path(__file__).parents[3] / "dags"
+EXAMPLES = Path(tracklayer_airflow.__file__).parent / "example_dags"
+
+SHIPPED = ("example_tracklayer", "example_tracklayer_observed", "example_tracklayer_registry")
 
 pytest.importorskip("flights_model")
 
@@ -77,3 +82,23 @@ def test_flights_observed(told: dict[str, ObservedStory]) -> None:
     assert story.upstream("evaluate") == ["train"]
     assert train.params["max_iter"] == "5"
     assert 0 < evaluate.metrics["roc_auc"] < 1
+
+
+def test_the_examples_that_the_provider_ships(airflow_home: AirflowHome, mlflow_server: MlflowServer) -> None:
+    told = airflow_home.test(*SHIPPED, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri})
+    assert {dag_id: run["state"] for dag_id, run in told.items()} == dict.fromkeys(SHIPPED, "success")
+    flush(mlflow_server.uri, journal=airflow_home.folder / "journal")
+    tracked, observed, registry = (ObservedStory(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in SHIPPED)
+    assert tracked.upstream("train") == ["prepare"]
+    assert tracked.upstream("judge") == ["train"]
+    assert (tracked.run("train").params["learning_rate"], tracked.run("judge").name) == ("0.1", "judge 0.1")
+    assert {observed.experiment(observed.run(task)) for task in ("train", "evaluate")} == {"example_tracklayer_models"}
+    assert observed.upstream("evaluate") == ["train"]
+    assert registry.run("train").tags["tracklayer.stage"] == "training"
+    assert registry.xcom("promoted.return_value") == registry.xcom("register.return_value")
+    assert {run.status for story in (tracked, observed, registry) for run in story.all_runs} == {"FINISHED"}
+
+
+def test_they_are_those_that_airflow_finds() -> None:
+    """In the folder in which it looks, where it is told to load examples."""
+    assert {path.stem for path in EXAMPLES.glob("example_*.py")} == set(SHIPPED)
