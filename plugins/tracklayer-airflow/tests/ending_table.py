@@ -67,6 +67,8 @@ class Row:
 _LOST: Final = frozenset({GONE, TERMINATED})
 """The code did not finish, whatever was said about it; the supervisor kills it when it hears, and is heard first or not."""
 
+_ORPHANED: Final = frozenset({failed("BrokenPipeError"), failed("BrokenPipeError", "left open")})
+
 _ENDS: Final = (
     Row("success", "ends", "success", "success", (DONE,)),
     Row("exception", "ends", "exception", "failed", (failed("ValueError"),), told="no data"),
@@ -105,7 +107,9 @@ ROWS: Final = (
     *_ENDS,
     # Given up by the scheduler, or found by whoever looks on the machine.
     Row("supervisor killed", "held", "supervisor_killed", "failed", (GONE,)),
-    Row("supervisor killed", "held", "orphaned", "failed", (DONE,)),
+    # Its own process goes on, until it has something to tell the supervisor that is not there. What it then says of its
+    # end is what stands; the note of whoever gave it up may stay.
+    Row("supervisor killed", "held", "orphaned", "failed", (_ORPHANED,), told="Broken pipe"),
     Row("heartbeat time-out", "held", "heartbeat_lost", "failed", (_LOST,)),
     Row("marked failed while running", "held", "marked_failed", "failed", (_LOST,)),
     Row("marked success while running", "held", "marked_success", "success", (_LOST,)),
@@ -116,7 +120,7 @@ ROWS: Final = (
     # Airflow 3.1 tells its listeners no reason.
     Row("dagrun_timeout", "timed", "", "failed", (Ending("FAILED"),), told="timed_out" if AIRFLOW >= (3, 2) else ""),
     Row("DAG run deleted", "deleted", "forgotten", None, (_LOST,)),
-    Row("DAG run deleted", "deleted", "", None, (Ending("KILLED"),)),
+    Row("DAG run deleted", "deleted", "", None, (Ending("KILLED", "gone"),)),  # by `tracklayer reconcile`
     *(
         row
         for date in ("2025-01-01", "2025-01-02", "2025-01-03")

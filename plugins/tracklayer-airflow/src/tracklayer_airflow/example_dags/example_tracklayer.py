@@ -32,7 +32,7 @@ def example_tracklayer() -> None:
         run_name="judge {{ params.learning_rate }}",
     )
 
-    train(prepare(), "{{ params.learning_rate }}") >> judge  # type: ignore[arg-type, operator]  # a template, a result to come
+    train(prepare(), "{{ params.learning_rate }}") >> judge  # type: ignore[arg-type]  # a template, a result to come
 
 
 example_tracklayer()
