@@ -50,7 +50,7 @@ def stories(airflow_home: AirflowHome, mlflow_server: MlflowServer, given_token:
     conf = {"given_token": format_token(given_token), "given_nonsense": "tl1.nonsense"}
     dags = [f"{dag_id}={json.dumps({'tracklayer': token, 'year': 2013})}" for dag_id, token in conf.items()]
     told = airflow_home.test(
-        *("plain_endings", "tracked_endings", "handing_over"),
+        *("plain_endings", "tracked_endings", "handing_over", "writes_data", "reads_data"),
         *dags,
         environ={"MLFLOW_TRACKING_URI": mlflow_server.uri},
     )

@@ -146,3 +146,17 @@ def test_a_token_that_cannot_be_read_is_no_reason_to_fail(stories: dict[str, Sto
     assert story.told["state"] == "success"
     assert story.upstream("start") == []
     assert story.parent.status == "FINISHED"
+
+
+def test_a_dag_that_reads_what_another_wrote_is_linked_to_it_by_the_data(stories: dict[str, Story]) -> None:
+    """Nothing else joins the two: no asset, no trigger, no token."""
+    writer, reader = stories["writes_data"], stories["reads_data"]
+    (link,) = read_links(reader.run("read").tags)
+    assert (link.run.run_id, link.kind, link.dataset) == (
+        writer.run("write").run_id,
+        "data",
+        "s3://warehouse/by-data/flights",
+    )
+    assert reader.upstream("read_what_nobody_wrote") == []
+    assert writer.parent.run_id != reader.parent.run_id
+    assert {run.status for story in (writer, reader) for run in story.runs} == {"FINISHED"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 DAGS = Path(__file__).parents[3] / "dags"
+EXAMPLES = Path(__file__).parents[1] / "src" / "tracklayer_airflow" / "example_dags"
 HEAVY = {"mlflow", "urllib3", "requests", "pandas", "sklearn", "flights_model", "prefect", "kfp"}
 
 # Imports the first name (nothing if it is empty), then says which modules the rest of the code brings in on top, and
@@ -93,7 +94,9 @@ def test_operators_of_the_registry_bring_in_nothing_heavy(tmp_path: Path) -> Non
         assert brought - set(sys.stdlib_module_names) <= {"tracklayer_airflow", "airflow"}
 
 
-@pytest.mark.parametrize("name", ["flights", "flights_observed", "flights_prepare"])
-def test_a_dag_file_brings_in_nothing_heavy(tmp_path: Path, name: str) -> None:
-    brought = brought_in(tmp_path, file=str(DAGS / f"{name}.py"))
-    assert not brought & HEAVY
+FILES = [*DAGS.glob("*.py"), *EXAMPLES.glob("example_*.py")]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_a_dag_file_brings_in_nothing_heavy(tmp_path: Path, file: Path) -> None:
+    assert not brought_in(tmp_path, file=str(file)) & HEAVY

@@ -73,8 +73,11 @@ def ended(run: Run) -> tuple[str, str | None, str | None]:
 
 
 def test_the_example_of_the_field(told: dict[str, ObservedStory]) -> None:
-    story = told[FIELD]
-    assert story.told["state"] == "success"
+    assert told[FIELD].told["state"] == "success"
+    check_the_example_of_the_field(told[FIELD])
+
+
+def check_the_example_of_the_field(story: ObservedStory) -> None:
     train, evaluate = story.run("train_model"), story.run("evaluate_model")
     # What its code says stands.
     assert re.fullmatch(r"training_run_\d{4}-\d\d-\d\d", str(train.name))
@@ -386,7 +389,8 @@ def test_a_parent_that_may_never_come_is_waited_for_only_after_an_outage(
 def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()
-    (folder / "on_a_scheduler.py").write_text((DAGS / "on_a_scheduler.py").read_text())
+    for each in ("on_a_scheduler.py", f"{FIELD}.py"):
+        (folder / each).write_text((DAGS / each).read_text())
     hold = tmp_path / "hold"
     hold.touch()
     home = AirflowHome(tmp_path / "home", folder)
@@ -404,11 +408,14 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
         other = airflow.trigger("nothing_of_mlflow")
         hold.unlink()
         assert airflow.wait("nothing_of_mlflow", other)["state"] == "success"
+        of_field = airflow.wait(FIELD)  # by its schedule
+        assert of_field["state"] == "success"
         assert airflow.wait("scheduled", run_id)["state"] == "failed"  # its last task kills itself
 
         def running() -> list[str]:
-            story = ObservedStory(mlflow_server.uri, "scheduled", {"run_id": run_id})
-            return [str(run.name) for run in story.all_runs if run.status == "RUNNING"]
+            told = (("scheduled", run_id), (FIELD, of_field["dag_run_id"]))
+            stories = [ObservedStory(mlflow_server.uri, dag_id, {"run_id": run_id}) for dag_id, run_id in told]
+            return [str(run.name) for story in stories for run in story.all_runs if run.status == "RUNNING"]
 
         wait_for(lambda: not running(), 60, "end of every run")
         parts = [airflow.links("scheduled", run_id, "part", index)["MLflow run"] for index in (0, 1)]
@@ -422,6 +429,7 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
     # After the deferral it did not call MLflow again, and ended all the same.
     assert (ended(story.run("waiting")), story.run("waiting").metrics) == (("FINISHED", None, None), {"before": 1.0})
     assert ended(story.run("die")) in {("KILLED", None, note) for note in ("died", "left open")}  # whoever saw it first
+    check_the_example_of_the_field(ObservedStory(mlflow_server.uri, FIELD, {"run_id": of_field["dag_run_id"]}))
     nothing = ObservedStory(mlflow_server.uri, "nothing_of_mlflow", {"run_id": other})
     assert nothing.all_runs == []
     store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from airflow_story import AIRFLOW
 
+import tracklayer_airflow
 from tracklayer_airflow.provider import get_provider_info
 
 if TYPE_CHECKING:
@@ -37,6 +39,20 @@ assert not seen, "this is no worker"
 celery_worker.prepare(["airflow", "celery", "worker", "--concurrency", "2"])
 worker_ready.send(sender=None)
 print("beside a worker:", len(seen))
+"""
+
+WHAT_AIRFLOW_SHOWS = """
+import json
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.providers_manager import ProvidersManager
+known = ProvidersManager()
+print("shown:" + json.dumps({
+    "hook": known.hooks["mlflow"].hook_class_name,
+    "fields": sorted(name.rpartition("__")[2] for name in known.connection_form_widgets if "__mlflow__" in name),
+    "labels": known.field_behaviours["mlflow"]["relabeling"],
+    "links": [name for name in known.extra_links_class_names if name.startswith("tracklayer")],
+    "bundles": [bundle.name for bundle in DagBundlesManager().get_all_dag_bundles()],
+}))
 """
 
 IMPORT_ERRORS = """
@@ -130,6 +146,27 @@ def test_what_is_there_is_what_is_wanted(
     assert bool(told["core"].split()) is spoken_of, "core is imported only where there may be something to track"
     assert message in output
     assert ("are ended with their DAG runs" in output) is ("not listened to" in message)
+
+
+def test_airflow_lists_the_provider(airflow_home: AirflowHome) -> None:
+    command = [str(Path(sys.executable).with_name("airflow")), "providers", "list", "--output", "json"]
+    done = subprocess.run(command, env=airflow_home.environ(), capture_output=True, text=True, timeout=240, check=True)
+    listed = {one["package_name"]: one for one in json.loads(done.stdout)}
+    assert listed["tracklayer-airflow"]["version"] == tracklayer_airflow.__version__
+    assert listed["tracklayer-airflow"]["description"].startswith("Shows every tracked DAG run in MLflow")
+
+
+def test_airflow_shows_hook_form_links_and_examples(airflow_home: AirflowHome) -> None:
+    output = run(airflow_home, WHAT_AIRFLOW_SHOWS, environ={"AIRFLOW__CORE__LOAD_EXAMPLES": "True"})
+    (shown,) = (json.loads(line[6:]) for line in output.splitlines() if line.startswith("shown:"))
+    bundles = shown.pop("bundles")
+    assert ("tracklayer-airflow-example-dags" in bundles) is (AIRFLOW >= (3, 3))  # earlier ones look at their own alone
+    assert shown == {
+        "hook": "tracklayer_airflow.hooks.MlflowHook",
+        "fields": ["ca_file", "client_cert", "insecure_tls", "token", "workspace"],
+        "labels": {"host": "Tracking URI", "login": "User", "password": "Password or token"},
+        "links": ["tracklayer_airflow.links.MLflowParentLink", "tracklayer_airflow.links.MLflowRunLink"],
+    }
 
 
 def test_the_switch_is_in_airflows_configuration(airflow_home: AirflowHome) -> None:

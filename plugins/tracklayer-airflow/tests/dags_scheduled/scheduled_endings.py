@@ -8,7 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -27,6 +27,9 @@ from airflow.sdk import (
 
 import tracklayer
 from tracklayer_airflow import Tracked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
 PAUSE = timedelta(seconds=7)
@@ -70,6 +73,19 @@ def log_try() -> None:
         run.log_metric("tried", get_current_context()["ti"].try_number)
 
 
+def die(how: Callable[[], object]) -> None:
+    """End this process without a word, having said when: the test looks how long it takes until somebody knows."""
+    ti = get_current_context()["ti"]
+    died = Path(os.environ["TEST_HOLD"]) / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.died"
+    died.write_text(str(time.time()))
+    how()
+
+
+def kill_oneself() -> None:
+    """As the kernel does where memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def hold(seconds: float = 300) -> None:
     """Wait until the test says go on, having said who and where we are."""
     ti = get_current_context()["ti"]
@@ -106,7 +122,7 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
     @task.tracked
     def os_exit() -> None:
         log_try()
-        os._exit(7)
+        die(lambda: os._exit(7))
 
     @task.tracked(execution_timeout=timedelta(seconds=5))
     def execution_timeout() -> None:
@@ -122,12 +138,17 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
     def sigkill_with_retries() -> None:
         log_try()
         if get_current_context()["ti"].try_number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die(kill_oneself)
 
     @task.tracked
     def sigkill() -> None:
         log_try()
-        os.kill(os.getpid(), signal.SIGKILL)
+        die(kill_oneself)
+
+    @task.tracked
+    def holding() -> None:
+        """The DAG run goes on while others are killed."""
+        hold()
 
     @task.tracked(retries=1)
     def retried() -> None:
@@ -189,7 +210,7 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
     ok = success()
     exception() >> after_failure()
     airflow_fail(), airflow_skip(), sys_exit(), os_exit(), execution_timeout(), sigterm()
-    sigkill_with_retries(), sigkill(), retried()
+    sigkill_with_retries(), sigkill(), holding(), retried()
     mapped.expand(number=[1, 2, 3, 4, 5])
     over_nothing.expand(number=nothing())
     TrackedDefersTwice(task_id="deferring")
@@ -216,7 +237,7 @@ with DAG("held", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
         log_try()
         hold()
 
-    for ending in ("supervisor_killed", "heartbeat_lost", "marked_failed", "marked_success"):
+    for ending in ("supervisor_killed", "orphaned", "heartbeat_lost", "marked_failed", "marked_success"):
         hold_on.override(task_id=ending)()
 
 with DAG("cleared", schedule=None, start_date=BEGINNING):
