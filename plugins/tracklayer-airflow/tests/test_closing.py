@@ -387,17 +387,22 @@ def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> N
 def test_it_is_begun_when_the_scheduler_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A DAG run that goes on since before has no beginning that anybody hears of."""
     begun: list[list[str]] = []
+    ahead: list[list[str]] = []
     monkeypatch.setattr(Closer, "begin", lambda closer: begun.append(sys.argv))
+    monkeypatch.setattr("tracklayer_airflow.ahead.import_ahead", lambda: ahead.append(sys.argv))
     job = type("Job", (), {})()
     for argv, component in [
         (["airflow", "triggerer"], job),
+        (["airflow", "dag-processor"], job),
         (["airflow", "scheduler"], type("TaskRunnerMarker", (), {})()),  # of a task, forked from the scheduler
         (["pytest"], job),
         (["airflow", "scheduler", "--num-runs", "1"], job),
     ]:
         monkeypatch.setattr(sys, "argv", argv)
         DagRunListener().on_starting(component)
-    assert begun == [["airflow", "scheduler", "--num-runs", "1"]]
+    scheduler = ["airflow", "scheduler", "--num-runs", "1"]
+    assert begun == [scheduler]
+    assert ahead == [["airflow", "dag-processor"], scheduler]  # they fork the processes of files and of tasks
 
 
 def test_the_tasks_of_a_dag_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

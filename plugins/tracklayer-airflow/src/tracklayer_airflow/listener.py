@@ -27,6 +27,10 @@ hookimpl = pluggy.HookimplMarker("airflow")
 
 log = logging.getLogger("tracklayer")
 
+SCHEDULER: Final = ["scheduler"]
+FORKING: Final = (SCHEDULER, ["dag-processor"])
+"""The commands of `airflow` whose processes fork others for tasks and for files with DAGs."""
+
 TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 """What names a try."""
 
@@ -57,9 +61,18 @@ class DagRunListener:
 
     @hookimpl
     def on_starting(self, component: Any) -> None:
-        """The scheduler starts: somebody is to look after the tasks of DAG runs that go on, should one be killed."""
+        """A component starts.
+
+        The scheduler: somebody is to look after the tasks of DAG runs that go on, should one be killed. It, and the
+        dag-processor: what is forked from here is to import nothing of ours itself.
+        """
         # The same is called in every component, and in the processes of tasks, which the scheduler's executor forks.
-        if type(component).__name__ == "Job" and sys.argv[1:2] == ["scheduler"]:
+        if type(component).__name__ != "Job" or sys.argv[1:2] not in FORKING:
+            return
+        from tracklayer_airflow.ahead import import_ahead
+
+        import_ahead()
+        if sys.argv[1:2] == SCHEDULER:
             self._closer.begin()
 
     @hookimpl
