@@ -441,7 +441,8 @@ def test_only_the_scheduler_loses_tries(monkeypatch: pytest.MonkeyPatch) -> None
     listener.on_task_instance_failed("running", SimpleNamespace(**one, task=task))  # in the task's own process
     listener.on_task_instance_failed(None, Lost(**one, task=task))  # in the API server: somebody marks it as failed
     listener.on_task_instance_failed("running", Lost(**one, task=plain))
-    listener.on_task_instance_failed("running", Lost(**one))  # its DAG is gone
     assert told == []
     listener.on_task_instance_failed("running", Lost(**one, task=task, state="failed"))
     assert told == [one]
+    listener.on_task_instance_failed("running", Lost(**{**one, "try_number": 3}))  # nobody has loaded its task
+    assert told == [one, {**one, "try_number": 3}]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tracklayer.identity import ROOT_TAG, parse_token
 from tracklayer.linking import read_links
 from tracklayer.store.opening import open_store
+from tracklayer_airflow import upstream
 
 if TYPE_CHECKING:
     from airflow_story import Story
@@ -160,3 +163,26 @@ def test_a_dag_that_reads_what_another_wrote_is_linked_to_it_by_the_data(stories
     assert reader.upstream("read_what_nobody_wrote") == []
     assert writer.parent.run_id != reader.parent.run_id
     assert {run.status for story in (writer, reader) for run in story.runs} == {"FINISHED"}
+
+
+def test_a_task_does_not_wait_long_for_what_it_is_linked_to(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Airflow is asked for one task after the other, and may be slow."""
+    names = [f"part_{number}" for number in range(100)]
+    asked: list[str] = []
+
+    def pull(*, task_ids: list[str], key: str) -> list[None]:  # Airflow's signature
+        asked.extend(task_ids)
+        time.sleep(0.05)
+        return [None]
+
+    ti = SimpleNamespace(
+        dag_id="wide", run_id="r1", task_id="total", map_index=-1, try_number=1, task=None, xcom_pull=pull
+    )
+    parts = {name: SimpleNamespace(upstream_task_ids=set()) for name in names}
+    dag = SimpleNamespace(task_dict={**parts, "total": SimpleNamespace(upstream_task_ids=set(names))})
+    monkeypatch.setattr(upstream, "LONGEST", 0.2)
+    assert upstream.tokens({"ti": ti, "dag": dag}) == ()
+    assert 1 <= len(asked) < 10
+    assert "not all tasks upstream of total were asked" in caplog.text

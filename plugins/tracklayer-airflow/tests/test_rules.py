@@ -7,12 +7,15 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tracklayer.exceptions import SettingsError
 from tracklayer.settings import load
+from tracklayer_airflow import policy
+from tracklayer_airflow import rules as rules_module
 from tracklayer_airflow.provider import get_provider_info
 from tracklayer_airflow.rules import OPTIONS, Rules, rules
 from tracklayer_airflow.settings import AirflowSettings
@@ -173,3 +176,21 @@ def test_parsed_and_serialized_dags_are_judged_alike(airflow_home: AirflowHome) 
     assert mapped == ["mapped"]
     # Each of them has the button on its page.
     assert links == {"train_model": ["MLflow run"], "evaluate_model": ["MLflow run"]}
+
+
+def test_an_operator_that_refuses_our_link_is_no_news(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At every parse of its file it would be."""
+
+    class Refusing(SimpleNamespace):
+        @property
+        def operator_extra_links(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(rules_module, "rules_here", Rules)
+    task = Refusing(
+        task_id="train", template_fields=(), owner="airflow", dag=SimpleNamespace(dag_id="flights", tags=[])
+    )
+    policy.task_policy(task)
+    assert caplog.records == []

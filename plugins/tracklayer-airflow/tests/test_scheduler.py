@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,15 +30,17 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
     hold = tmp_path / "hold"
     hold.touch()
     home = AirflowHome(tmp_path / "home", folder)
-    before = {process.pid for process in psutil.process_iter()}
 
-    def left() -> list[psutil.Process]:
-        running = psutil.process_iter(["pid", "cmdline"])
-        new = (process for process in running if process.info["pid"] not in before)
-        return [process for process in new if "tracklayer_airflow.closing" in (process.info["cmdline"] or [])]
+    def looking_after() -> list[psutil.Process]:
+        """The process beside this scheduler, and not one beside another test's."""
+        running = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"])
+        closers = [process for process in running if "tracklayer_airflow.closing" in process.info["cmdline"]]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [one for one in closers if str(home.folder) in one.environ().get("AIRFLOW_HOME", "")]
+        return []
 
     with AirflowService(home, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}) as airflow:
-        wait_for(lambda: len(left()) == 1, 60, "process that looks after what is killed, before any DAG run")
+        wait_for(lambda: len(looking_after()) == 1, 60, "process that looks after what is killed, before any DAG run")
         made = airflow.trigger("makes_asset", {"hold": str(hold)})
 
         def link() -> str | None:
@@ -85,4 +88,4 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
     assert user.upstream("die") == ["use"]
     assert "RUNNING" not in {run.status for story in (maker, user) for run in story.runs}
 
-    wait_for(lambda: not left(), 30, "end of the process that ends parents")
+    wait_for(lambda: not looking_after(), 30, "end of the process that ends parents")

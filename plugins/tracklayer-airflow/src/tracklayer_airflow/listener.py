@@ -101,7 +101,8 @@ class DagRunListener:
         if previous_state is None or not type(task_instance).__module__.startswith("airflow.models"):
             return
         loaded = vars(task_instance)  # asking for what is not loaded would be a query
-        if self._kind(getattr(loaded.get("task"), "dag", None)).matters:
+        dag = getattr(loaded.get("task"), "dag", None)
+        if dag is None or self._kind(dag).matters:  # not every road by which Airflow comes here has loaded the task
             self._closer.submit({name: loaded.get(name) for name in TRY})
 
     def _ended(self, dag_run: Any, status: str, error: str | None) -> None:

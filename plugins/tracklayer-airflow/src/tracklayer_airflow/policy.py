@@ -35,7 +35,10 @@ def task_policy(task: Any) -> None:
         if isinstance(links, (list, tuple)) and not any(is_ours(link) for link in links):
             from tracklayer_airflow.links import MLflowRunLink
 
-            task.operator_extra_links = (*links, MLflowRunLink())
+            try:
+                task.operator_extra_links = (*links, MLflowRunLink())
+            except Exception as error:  # its operator has a property there that is its own, and says so at every parse
+                log.debug("tracking: %s has no link to its run: %s", task.task_id, error)
     except Exception:
         log.warning("tracking: a task has no link to its run", exc_info=True)
 

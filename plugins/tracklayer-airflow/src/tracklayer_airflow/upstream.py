@@ -8,6 +8,7 @@ run (a branch that was not taken) are not.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ TOKEN_XCOM: Final = "tracklayer"  # noqa: S105  # the name of a key
 
 LOOKUPS: Final = 200
 """No more tasks than this are asked for their token, however wide the DAG."""
+
+LONGEST: Final = 5.0
+"""Seconds after which no further task is asked: each question is a request to Airflow, and the task waits to begin."""
 
 _DID_NOT_RUN: Final = frozenset({"skipped", "upstream_failed", "removed", "None", ""})
 
@@ -86,13 +90,16 @@ def _walk(ti: Any, dag: Any) -> Iterable[Token]:
     here = tasks.get(ti.task_id, ti.task)
     level = sorted(here.upstream_task_ids)
     seen = set(level)
-    lookups = 0
+    lookups, until = 0, time.monotonic() + LONGEST
     while level:
         bare = []
         for task_id in level:
             lookups += 1
             if lookups > LOOKUPS:
                 log.warning("tracking: %s has too many untracked tasks upstream; not all were asked", ti.task_id)
+                return
+            if time.monotonic() > until:
+                log.warning("tracking: Airflow answers slowly; not all tasks upstream of %s were asked", ti.task_id)
                 return
             found = parsed(_pull(ti, task_id, _relevant_index(ti, here, tasks[task_id])))
             yield from found
