@@ -141,17 +141,23 @@ class Scene:
         return bool(story.runs) and any(run.status != "RUNNING" for run in story.tries(task_id)[:1])
 
 
-def run_everything(scene: Scene, dags: Path) -> None:
-    """Start every DAG in the folder, do to it what its rows say, and wait until all of it has ended."""
+def run_everything(scene: Scene, dags: Path, *, backfill: bool) -> None:
+    """Start every DAG, do to it what its rows say, and wait until all of it has ended.
+
+    Args:
+        scene: the Airflow, which is running.
+        dags: its folder of DAGs.
+        backfill: whether to make one, which Airflow refuses on SQLite while a scheduler runs.
+    """
     try:
         with scene.watching():
-            _run_everything(scene, dags)
+            _run_everything(scene, dags, backfill=backfill)
     finally:
         for path in scene.hold.glob("*.pid"):
             path.with_name(".".join([*path.name.split(".")[:2], "go"])).touch()
 
 
-def _run_everything(scene: Scene, dags: Path) -> None:
+def _run_everything(scene: Scene, dags: Path, *, backfill: bool) -> None:
     service, runs = scene.service, scene.runs
     for dag_id in ("held", "timed", "deleted", "cleared", "versioned", "ends"):
         runs[dag_id] = service.trigger(dag_id)
@@ -163,7 +169,8 @@ def _run_everything(scene: Scene, dags: Path) -> None:
     try:
         _delete(scene)
         _clear(scene)
-        _backfill(scene)
+        if backfill:
+            _backfill(scene)
         _change(scene, dags)
 
         def given_up() -> bool:

@@ -59,12 +59,14 @@ def scene(
         home = AirflowHome(folder / "home", dags, database=database)
         service = stack.enter_context(AirflowService(home, environ=environ, triggerer=True))
         found = Scene(service, mlflow_server.uri, hold)
-        run_everything(found, dags)
+        run_everything(found, dags, backfill=DATABASE != "sqlite")
         yield found
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_the_table(scene: Scene, row: Row) -> None:
+    if row.case.startswith("backfill") and DATABASE == "sqlite":
+        pytest.skip("Airflow makes no backfill on SQLite while a scheduler runs")
     check(scene.ended(row.run or row.dag), row)
 
 
