@@ -161,6 +161,10 @@ else
 	$(BIN)/pytest $(ALONE)
 endif
 
+.PHONY: endings-sqlite
+endings-sqlite: install ## Every way an Airflow task can end, with Airflow on SQLite (`make test` has it on PostgreSQL)
+	TRACKLAYER_TEST_AIRFLOW_DATABASE=sqlite $(BIN)/pytest plugins/tracklayer-airflow/tests/test_scheduled_endings.py $(ARGS)
+
 FRAMEWORKS := .cache/frameworks
 # By pip, which may know a place on this machine where it has a build for it: elsewhere it is the registry's.
 TORCH ?= torch==2.13.0

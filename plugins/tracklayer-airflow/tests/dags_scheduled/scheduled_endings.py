@@ -275,7 +275,7 @@ with DAG("daily", schedule="@daily", start_date=BEGINNING, end_date=datetime(202
     day()
 
 for dag_id in ("one_of_two", "two_of_two"):
-    with DAG(dag_id, schedule="@yearly", start_date=BEGINNING, catchup=False):
+    with DAG(dag_id, schedule="@yearly", start_date=BEGINNING, catchup=False, is_paused_upon_creation=True):
 
         @task.tracked(task_id="same")
         def same() -> None:
