@@ -166,12 +166,13 @@ def test_a_value_that_the_server_fails_with_each_time_is_given_up_and_the_rest_a
     assert refused(recorder) == [("input", "poisoned"), ("name", "poison"), ("param", "bad")]
     assert found.tags["tracklayer.refused"].startswith("3: ")
     alone = [request.json for request in proxy.of("runs/log-batch") if b"poison" in request.body]
-    assert len([body for body in alone if len(body["params"]) == 1 and "metrics" not in body]) >= 10
+    assert len([body for body in alone if len(body.get("params", ())) == 1 and "metrics" not in body]) >= 10
 
 
 def test_nothing_is_given_up_while_the_server_fails_with_all_of_a_run(
     recorder: Recorder, proxy: RecordingProxy, run: str, quick: None
 ) -> None:
+    assert recorder.flush(20)
     proxy.forget()
     proxy.fault(lambda handler: failing(handler, run.encode()), "runs/log-batch", 10_000)
     recorder.append(Log(run, params={"lr": "0.1", "bad": "1"}))
@@ -182,7 +183,7 @@ def test_nothing_is_given_up_while_the_server_fails_with_all_of_a_run(
         time.sleep(0.05)
     assert recorder.refused == 0
     first = proxy.calls.index("POST experiments/search")  # whether the server serves others is asked after three tries
-    assert proxy.calls[:first] == ["POST runs/log-batch"] * 6  # of two requests each
+    assert proxy.calls[:first].count("POST runs/log-batch") == 6  # of two requests each
     proxy.forget()
     found = delivered(recorder, run)
     assert (found.status, found.params, recorder.refused) == ("FINISHED", {"lr": "0.1", "bad": "1"}, 0)

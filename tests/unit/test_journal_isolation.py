@@ -71,17 +71,18 @@ def one_pass(store: Failing, suspects: Suspects, params: Mapping[str, str]) -> l
 MANY = {f"p{number}": "1" for number in range(100)}
 
 
-def test_what_fails_alone_for_minutes_is_given_up_whoever_delivers(clock: list[int], tmp_path: Path) -> None:
-    store = Failing("p17")
+@pytest.mark.parametrize("bad", ["p0", "p17", "p99"])
+def test_what_fails_alone_for_minutes_is_given_up_whoever_delivers(clock: list[int], tmp_path: Path, bad: str) -> None:
+    store = Failing(bad)
     for _ in range(FAILURES - 1):
         progress = Progress(tmp_path)  # each time another process
         assert one_pass(store, Suspects(progress), MANY) is None
-        assert store.stored == set(MANY) - {"p17"} | {WITNESS_TAG}
+        assert store.stored == set(MANY) - {bad} | {WITNESS_TAG}
         progress.close()
         clock[0] += MINUTE
     refusals = one_pass(store, Suspects(Progress(tmp_path)), MANY)
     assert refusals
-    assert [(item.kind, item.key) for item in refusals] == [("param", "p17")]
+    assert [(item.kind, item.key) for item in refusals] == [("param", bad)]
 
 
 @pytest.mark.usefixtures("clock")

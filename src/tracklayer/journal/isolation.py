@@ -37,6 +37,9 @@ WITNESS_TAG: Final = "mlflow.tracklayer.in_doubt"
 
 _NOTE: Final = "failing:"
 
+_TAKEN: Final = "taken:"
+"""How the note begins that a run took something, while something else was in doubt; then its id, and the kind."""
+
 Thing: TypeAlias = "tuple[str, str]"
 """A part of a request: its kind, and what it is told by, in every process."""
 
@@ -50,6 +53,9 @@ class Suspects:
         self._failures: dict[str, list[int]] = {}
         self._said: dict[str, StoreUnavailable] = {}
         self._taken: set[tuple[str, str]] = set()
+        for note in progress.notes(_TAKEN):
+            run_id, _, kind = note.partition(":")
+            self._taken.add((run_id, kind))
         for note in progress.notes(_NOTE):
             print_, _, at = note.partition(":")
             self._failures.setdefault(print_, []).append(int(at) if at.isdecimal() else 0)
@@ -75,10 +81,14 @@ class Suspects:
 
     def taken(self, run_id: str, things: Sequence[Thing]) -> None:
         """The server has taken these."""
-        self._taken.update({(run_id, kind) for kind, _ in things})
-        if self._failures:
-            for _, print_ in things:
-                self._failures.pop(print_, None)
+        if not self._failures:
+            return
+        for kind in {kind for kind, _ in things}:
+            if (run_id, kind) not in self._taken:
+                self._taken.add((run_id, kind))
+                self._progress.trying(f"{_TAKEN}{run_id}:{kind}")
+        for _, print_ in things:
+            self._failures.pop(print_, None)
 
     def is_hopeless(self, run_id: str, thing: Thing) -> bool:
         """Whether it is to be given up."""
@@ -149,8 +159,9 @@ class Isolation:
         """The server has failed with a change of a run that stands alone. Raises Refused if that is hopeless."""
         thing = _thing(kind, run_id, what)
         self._witness(run_id, error)
+        self._suspects.failed(thing, error)
         self._suspects.taken(run_id, [(kind, "")])  # there is nothing else of its kind that could be taken
-        self._failed(run_id, thing, error)
+        raise self._verdict(run_id, thing, error) from error
 
     def _ask(self, run_id: str, things: Sequence[Thing], request: Callable[[], None]) -> None:
         suspects = self._suspects
@@ -170,12 +181,9 @@ class Isolation:
             self._witnessed = True
             if len(things) > 1:
                 raise Refused(str(error)) from error
-            self._failed(run_id, things[0], error)
+            suspects.failed(things[0], error)
+            raise self._verdict(run_id, things[0], error) from error
         suspects.taken(run_id, things)
-
-    def _failed(self, run_id: str, thing: Thing, error: StoreUnavailable) -> None:
-        self._suspects.failed(thing, error)
-        raise self._verdict(run_id, thing, error) from error
 
     def _verdict(self, run_id: str, thing: Thing, error: StoreUnavailable) -> Refused:
         """What is said about something that fails alone."""
