@@ -105,8 +105,11 @@ class _OpenStages:
             before = os.environ.get(name)
             if name not in {PARENT_VARIABLE, PROCESS_VARIABLE} and before is not None:
                 continue  # the user's own MLFLOW_TRACKING_URI stands
+            self._exported[name] = (
+                value,
+                before,
+            )  # first: what another thread finds in the environment is known for ours
             os.environ[name] = value
-            self._exported[name] = (value, before)
 
     def _agreed(self) -> dict[str, str]:
         """What every open stage would tell a subprocess; the innermost one's word counts where they are nested."""

@@ -146,7 +146,7 @@ class Sender:
         self._flush_to = max(self._flush_to, target)
         self._hurry = True
         if not self.start():
-            return self._deliver_here(target)
+            return self._deliver_here(target, patience)
         if not self._resting:
             self._bell.ring()
         self.warm.wait(limit)
@@ -311,12 +311,17 @@ class Sender:
             )
         self.away = True
 
-    def _deliver_here(self, target: int) -> bool:
+    def _deliver_here(self, target: int, patience: float) -> bool:
         """Deliver in the calling thread, where no other can be started any more."""
+        if not self._working.acquire(
+            timeout=patience
+        ):  # another one does; or this is a signal handler in the middle of it
+            return False
         try:
-            with self._working:
-                while self._delivery.settled < target and self._delivery.step():
-                    pass
+            while self._delivery.settled < target and self._delivery.step():
+                pass
         except StoreError as error:
             log.info("what was logged is kept: %s", error)
+        finally:
+            self._working.release()
         return self._delivery.settled >= target
