@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tracklayer import dispatch, registry
 from tracklayer.experiments import Experiments
+from tracklayer.forking import ProcessLock
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ class Backend:
         self.store = store
         self.address = address
         self.experiments = Experiments(store)
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._parents: dict[str, RunRef] = {}
-        self.electing = threading.Lock()
+        self.electing = ProcessLock()
         """Held while a parent is looked for, so that threads of one process do not compete for it."""
 
     def parent(self, key: str) -> RunRef | None:

@@ -10,14 +10,15 @@ anybody's guess whose subprocess it is, so then it is not.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.forking import ProcessLock
 from tracklayer.workers import PROCESS_VARIABLE, mark_workers, stage_of_worker, starter
 
 if TYPE_CHECKING:
@@ -35,47 +36,58 @@ _CURRENT: ContextVar[StageRun | None] = ContextVar("tracklayer_current_run", def
 
 
 class _OpenStages:
-    """The stages that are open in this process, and what they put into the environment."""
+    """The stages that are open in this process, and what they put into the environment.
+
+    Whoever only asks takes no lock: the list is changed by one step at a time, and copied before it is looked through.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._exporting = ProcessLock()
+        self._busy: int | None = None
+        self._again = False
         self._runs: list[StageRun] = []
         self.count = 0
         self._exported: dict[str, tuple[str, str | None]] = {}
 
     def add(self, run: StageRun) -> None:
-        with self._lock:
-            self._runs.append(run)
-            self.count += 1
-            self._export()
+        self._runs.append(run)
+        self.count += 1
+        self.refresh()
 
     def remove(self, run: StageRun) -> None:
-        with self._lock:
-            self._runs = [other for other in self._runs if other is not run]
-            self._export()
+        with suppress(ValueError):
+            self._runs.remove(run)
+        self.refresh()
 
     def refresh(self) -> None:
-        """Export anew: a run that was opened late has its token only now."""
-        with self._lock:
-            self._export()
+        """Export anew: there is a stage more, or less, or a run that was opened late has its token only now."""
+        with self._exporting:
+            self._again = True
+            if self._busy == os.getpid():
+                return  # this is a signal handler, and what it has interrupted goes on with it
+            while self._again:
+                self._busy = os.getpid()
+                try:
+                    self._again = False
+                    self._export()
+                finally:
+                    self._busy = None
 
     def innermost(self) -> StageRun | None:
         """The run that every thread here must mean: the only one open, or the last of runs one within the other."""
-        with self._lock:
-            innermost = self._runs[-1] if self._runs and self._nested() else None
-            return innermost if innermost is not None and innermost.is_open else None
+        runs = self._runs.copy()
+        innermost = runs[-1] if runs and _nested(runs) else None
+        return innermost if innermost is not None and innermost.is_open else None
 
     def run_ids(self) -> frozenset[str]:
         """Run ids of the open stages, also those under which they were given out."""
-        with self._lock:
-            ids = [(run.run_id, run.ref.run_id if run.ref else None) for run in self._runs]
-            return frozenset(identifier for both in ids for identifier in both if identifier is not None)
+        ids = [(run.run_id, run.ref.run_id if run.ref else None) for run in self._runs.copy()]
+        return frozenset(identifier for both in ids for identifier in both if identifier is not None)
 
     def exported(self, name: str) -> str | None:
         """What was put into the variable `name` here; None if nothing was."""
-        with self._lock:
-            told = self._exported.get(name)
-            return told[0] if told else None
+        told = self._exported.get(name)
+        return told[0] if told else None
 
     def _export(self) -> None:
         agreed = self._agreed()
@@ -93,20 +105,25 @@ class _OpenStages:
             before = os.environ.get(name)
             if name not in {PARENT_VARIABLE, PROCESS_VARIABLE} and before is not None:
                 continue  # the user's own MLFLOW_TRACKING_URI stands
+            self._exported[name] = (
+                value,
+                before,
+            )  # first: what another thread finds in the environment is known for ours
             os.environ[name] = value
-            self._exported[name] = (value, before)
 
     def _agreed(self) -> dict[str, str]:
         """What every open stage would tell a subprocess; the innermost one's word counts where they are nested."""
-        told = [run.environment() for run in self._runs]
-        if not told or self._nested():
+        runs = self._runs.copy()
+        told = [run.environment() for run in runs]
+        if not told or _nested(runs):
             return told[-1] if told else {}
         # Stages side by side have tokens of their own, but mostly one tracking URI: MLflow's calls in them need it.
         return {name: value for name, value in told[0].items() if all(other.get(name) == value for other in told)}
 
-    def _nested(self) -> bool:
-        """True if the open stages are one within the other."""
-        return all(inner.outer is outer for outer, inner in zip(self._runs, self._runs[1:], strict=False))
+
+def _nested(runs: list[StageRun]) -> bool:
+    """True if the open stages are one within the other."""
+    return all(inner.outer is outer for outer, inner in itertools.pairwise(runs))
 
 
 @lru_cache(maxsize=1)

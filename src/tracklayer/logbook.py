@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.datasets import dataset_of
@@ -28,7 +27,10 @@ PAIRS: Final = 1_000
 
 
 class Logbook:
-    """Encodes, masks, and writes down. Safe to use from several threads.
+    """Encodes, masks, and writes down. Safe to use from several threads, and from a signal handler.
+
+    There is no lock on purpose: whoever held one while the journal takes something would wait for the journal's, which
+    may be held by what a handler has interrupted that logs a param, too. A param is whose name is put down first.
 
     Args:
         settings: the settings; they say what is masked.
@@ -38,31 +40,30 @@ class Logbook:
     def __init__(self, settings: Settings, run_id: str) -> None:
         self._run = run_id
         self._redaction = Redaction(settings.redact)
-        self._lock = threading.Lock()
         self._params: dict[str, str] = {}
 
     def params(self, recorder: Recorder, params: Mapping[str, object]) -> None:
         """Write params down. As in MLflow one does not change: a second, different value is reported and left out."""
         encoded = encode(params, redact=self._redaction)
-        with self._lock:
-            new = {name: value for name, value in encoded.params.items() if self._is_new(name, value)}
-            self._params.update(new)
+        new: dict[str, str] = {}
+        try:
+            for name, value in encoded.params.items():
+                if name not in self._params:
+                    new[name] = value
+                if (stays := self._params.setdefault(name, value)) != value:
+                    new.pop(name, None)
+                    _report_twice(name, stays, value)
             self._write_params(recorder, new, encoded, yielding=False)
+        except BaseException:  # a signal handler's, for a time-out: the names are free for another attempt
+            for name in new:
+                self._params.pop(name, None)
+            raise
 
     def yielding_params(self, recorder: Recorder, params: Mapping[str, object]) -> None:
         """Write params down that give way to those of the same name, logged here or by MLflow's own calls."""
         encoded = encode(params, redact=self._redaction)
-        with self._lock:
-            new = {name: value for name, value in encoded.params.items() if name not in self._params}
-            self._write_params(recorder, new, encoded, yielding=True)
-
-    def _is_new(self, name: str, value: str) -> bool:
-        before = self._params.get(name)
-        if before is not None and before != value:
-            log.warning(
-                "param %r was logged twice: %.100r stays, %.100r is left out; use another name", name, before, value
-            )
-        return before is None
+        new = {name: value for name, value in encoded.params.items() if name not in self._params}
+        self._write_params(recorder, new, encoded, yielding=True)
 
     def _write_params(
         self, recorder: Recorder, params: dict[str, str], encoded: EncodedParams, *, yielding: bool
@@ -107,6 +108,10 @@ class Logbook:
     def masked(self, name: str, text: str) -> str:
         """`text`, with what looks like a secret masked."""
         return str(self._redaction.mask(name, text))
+
+
+def _report_twice(name: str, stays: str, value: str) -> None:
+    log.warning("param %r was logged twice: %.100r stays, %.100r is left out; use another name", name, stays, value)
 
 
 def _portions(pairs: dict[str, str]) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer.current import enter, leave, stages_entered
 from tracklayer.fence import fence
+from tracklayer.forking import ProcessLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +63,7 @@ class Observation:
         self._opened = opened
         self._process_id = os.getpid()
         self._entered = stages_entered()
-        self._lock = threading.RLock()
+        self._lock = ProcessLock()
         self._at_work: int | None = None
         self._over = False
         self._asked = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-import threading
 from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch, registry
@@ -81,11 +81,11 @@ class StageRun(RunLog):
         self._opened: Opened | None = None
         self._late: Opened | None = None
         self._book: Logbook | None = None
-        self._lock = threading.RLock()
         self._ended = False
         self._ended_as: Status | None = None
-        self._nested: dict[str, int] = {}
+        self._nested: dict[str, itertools.count[int]] = {}
         self._late_links: list[Upstream] = []
+        self._linked: dict[str, object] = {}
         if opened is not None:
             self._is_opened(opened)
 
@@ -162,9 +162,7 @@ class StageRun(RunLog):
 
     def count_nested(self, name: str) -> int:
         """How many stages called `name` have been opened within this one, the next one included."""
-        with self._lock:
-            self._nested[name] = self._nested.get(name, 0) + 1
-            return self._nested[name]
+        return next(self._nested.setdefault(name, itertools.count(1)))
 
     # ---------------------------------------------------------------------------------------------- links
 
@@ -247,10 +245,10 @@ class StageRun(RunLog):
             return
         if upstream.run.run_id in {self.run_id, ref.run_id}:
             return
-        with self._lock:
-            known = [*(link.upstream for link in opened.links), *self._late_links]
-            again = any(item.run.run_id == upstream.run.run_id for item in known)
-            self._late_links.append(upstream)
+        mine = object()  # of two threads that find the same one at once, the first is told from the second by it
+        again = any(link.upstream.run.run_id == upstream.run.run_id for link in opened.links)
+        again = self._linked.setdefault(upstream.run.run_id, mine) is not mine or again
+        self._late_links.append(upstream)
         book.link(recorder, upstream)  # found again, by data: one link that now tells more
         if not again:
             dispatch.run_linked(self._plugins, Link(consumer=ref, upstream=upstream), strict=self._strict)

@@ -101,6 +101,38 @@ def test_what_was_left_behind_is_delivered_to_the_server_that_it_is_for(
     assert runs(settings, f"{name}-2")["train"].status == "KILLED"
 
 
+def _beside(program: str, journal: Path) -> subprocess.Popen[bytes]:
+    """A process that does something with the lock of a journal until its standard input ends."""
+    head = "import sys; from pathlib import Path; from tracklayer.journal.lock import Lock; path = Path(sys.argv[1]);"
+    command = [sys.executable, "-c", f"{head} print(flush=True); {program}", str(journal)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    return other
+
+
+def test_only_a_journal_that_another_process_holds_is_left_to_that(
+    settings: Settings, proxy: RecordingProxy, name: str
+) -> None:
+    with proxy.refused():
+        story(settings, name, "exit")
+    [journal] = left(settings)
+    with _beside("lock = Lock.take(path); print(flush=True); input()", journal) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        done = flush(settings)
+        holder.communicate(b"\n")
+    assert (done.returncode, done.stdout) == (0, "There is nothing to deliver.\n")
+    assert left(settings) == [journal]
+    with _beside("exec('while True: Lock.is_held(path)')", journal) as looker:  # as journal ls, doctor, a scavenger do
+        try:
+            done = flush(settings)
+        finally:
+            looker.kill()
+    assert (done.returncode, done.stdout) == (0, "1 journal delivered.\n"), done.stderr
+    assert left(settings) == []
+
+
 def test_a_journal_that_comes_before_the_one_that_it_waits_for(
     settings: Settings, proxy: RecordingProxy, name: str
 ) -> None:

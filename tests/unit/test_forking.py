@@ -1,4 +1,4 @@
-"""A forked child sees no module that a thread of ours was importing."""
+"""A forked child sees no module that a thread of ours was importing, and no lock that nobody lets go of."""
 
 from __future__ import annotations
 
@@ -53,6 +53,53 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), round(waited, 1))
 """
 
 
+LOCKS = """
+import gc, os, threading, weakref
+from tracklayer.forking import ProcessLock, tell_of_forks
+
+class Told:
+    def forked(self):
+        told.append(os.getpid())
+
+def hold(lock):
+    with lock:
+        held.set()
+        over.wait()
+
+held, over, told = threading.Event(), threading.Event(), []
+mine, others, item = ProcessLock(), ProcessLock(), Told()
+tell_of_forks(item)
+gone = weakref.ref(ProcessLock())
+gc.collect()
+assert gone() is None  # nothing is kept alive
+thread = threading.Thread(target=hold, args=(others,))
+thread.start()
+held.wait()
+with mine, mine:
+    child = os.fork()
+    if child == 0:
+        assert told == [os.getpid()]
+        with others:  # which nobody holds here
+            pass
+        taken = threading.Thread(target=hold, args=(mine,), daemon=True)
+        held.clear()
+        taken.start()
+        assert not held.wait(0.2)  # what the thread that forked holds, it holds still
+if child == 0:
+    assert held.wait(10)  # and lets go of
+    os._exit(0)
+assert told == []
+held.clear()
+again = threading.Thread(target=hold, args=(others,))
+again.start()
+assert not held.wait(0.2)  # in the parent it is held as before
+over.set()
+thread.join()
+again.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 0)
+"""
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     (tmp_path / "slow_to_import.py").write_text(SLOW)
@@ -77,3 +124,9 @@ def test_a_fork_waits_for_what_a_thread_imports(program: Path) -> None:
 def test_a_fork_does_not_wait_for_ever(program: Path) -> None:
     _, waited = _run(program, "0.1", "without importing in the child, which would wait for ever")
     assert waited < 0.4
+
+
+def test_a_child_finds_a_lock_free_that_another_thread_of_its_parent_holds(program: Path) -> None:
+    program.write_text(LOCKS)
+    status, _ = _run(program)
+    assert status == 0

@@ -134,6 +134,51 @@ class TestLock:
         assert again is not None
         again.release()
 
+    def test_whoever_only_looks_keeps_nobody_from_taking_it(self, tmp_path: Path) -> None:
+        program = """
+import sys
+from pathlib import Path
+from tracklayer.journal.lock import Lock
+print("looks", flush=True)
+while True: Lock.is_held(Path(sys.argv[1]))
+"""
+        (tmp_path / "lock").touch()
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+            try:
+                assert other.stdout is not None
+                assert other.stdout.readline() == b"looks\n"
+                for _ in range(1_000):
+                    lock = Lock.take(tmp_path)
+                    assert lock is not None
+                    assert Lock.take(tmp_path) is None
+                    lock.release()
+            finally:
+                other.kill()
+
+    def test_of_those_who_want_it_at_once_one_has_it(self, tmp_path: Path) -> None:
+        program = """
+import sys
+from pathlib import Path
+from tracklayer.journal.lock import Lock
+folder, taken = Path(sys.argv[1]), 0
+input()
+while taken < 200:
+    lock = Lock.take(folder)
+    if lock is not None:
+        (folder / "mine").touch(exist_ok=False)  # raises if another one has it, too
+        (folder / "mine").unlink()
+        lock.release()
+        taken += 1
+"""
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        others = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(3)]
+        for other in others:
+            assert other.stdin is not None
+            other.stdin.write(b"\n")
+            other.stdin.close()
+        assert [other.wait(timeout=60) for other in others] == [0, 0, 0]
+
     def test_a_journal_that_is_gone_cannot_be_locked(self, tmp_path: Path) -> None:
         assert not Lock.is_held(tmp_path / "nowhere")
         with pytest.raises(FileNotFoundError):

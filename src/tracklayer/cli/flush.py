@@ -31,6 +31,9 @@ T = TypeVar("T")
 LEFT: Final = 1
 """Exit code: something is left to deliver."""
 
+TAKES: Final = 3
+"""So many attempts to take a journal that nobody seems to hold."""
+
 REFUSED: Final = 3
 """Exit code: everything is delivered, but for values that the server refused."""
 
@@ -130,15 +133,23 @@ class Flusher:
         return outcome
 
     def _of_this_machine(self, outcome: Outcome) -> None:
+        from tracklayer.journal.folder import is_settled
         from tracklayer.journal.left import LeftJournal
+        from tracklayer.journal.lock import Lock
         from tracklayer.journal.recovery import left_behind
 
         def settle(path: Path) -> bool:
-            journal = LeftJournal.take(path)
-            if journal is not None:
-                return self._deliver(journal, outcome)
-            if path.exists():
-                self._terminal.err.print(f"{path.name}: another process delivers it")
+            for _ in range(TAKES):  # whoever had it may let go of it, and leave something, before it is looked at
+                journal = LeftJournal.take(path)
+                if journal is not None:
+                    return self._deliver(journal, outcome)
+                if not path.exists() or is_settled(path):
+                    return True
+                if Lock.is_held(path):
+                    self._terminal.err.print(f"{path.name}: another process delivers it")
+                    return True
+            outcome.left += 1
+            self._terminal.error(f"{path.name} cannot be taken: its files cannot be read, or it is not yours")
             return True
 
         uri = self._uri() if self._only_here else None

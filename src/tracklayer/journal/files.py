@@ -26,11 +26,13 @@ class Files:
         held: bytes that the copies in memory take.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, lock: threading.RLock | None = None) -> None:
         """Start with what is there.
 
         Args:
             folder: the journal's folder; None if there is none, so that small copies are held in memory.
+            lock: the journal's, where others write to it: with two locks a signal handler, which may come while one is
+                held, could wait for the other, and whoever has that for the one.
         """
         self.size = 0
         self.held = 0
@@ -38,7 +40,7 @@ class Files:
         self._sizes: dict[str, int] = {}
         self._memory: dict[str, int] = {}
         self._recorded: dict[str, int] = {}
-        self._lock = threading.RLock()
+        self._lock = threading.RLock() if lock is None else lock
         if folder is not None:
             with contextlib.suppress(OSError), os.scandir(folder / FOLDER) as entries:
                 self._sizes = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in entries}

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import time
-import weakref
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from tracklayer.forking import tell_of_forks
 from tracklayer.journal.chain import Chain
 from tracklayer.journal.disk import sync_folder
 from tracklayer.journal.failures import JournalClosed, JournalFull
@@ -100,7 +98,7 @@ class LiveJournal:
         self._held: Lock | None = None
         self._looked_at = 0
         self._warned = False
-        self._files = Files(None)
+        self._files = Files(None, self._lock)
         size = max(4096, min(SEGMENT, (memory if folder is None else limit) // 16))
         self._chain = Chain(pack(header, header.started_at), size=size, durable=durable, on_failure=self._warn)
         self.progress = Progress(None, durable=durable, on_advance=self._release)
@@ -109,7 +107,7 @@ class LiveJournal:
                 self._settle(folder)
             except OSError as error:
                 self._warn(error)
-        _fork_aware().add(self)
+        tell_of_forks(self)
 
     @property
     def path(self) -> Path | None:
@@ -221,9 +219,8 @@ class LiveJournal:
                 discard(self.path, keep_refused=self.progress.refused > 0)
             if self._held is not None:
                 self._held.release()
-        _fork_aware().discard(self)
 
-    def forget(self) -> None:
+    def forked(self) -> None:
         """In a forked child: this is the parent's. Its files are let go of, and stay as they are."""
         self._lock = threading.RLock()  # another thread of the parent may hold the old one for good
         self._closed = f"the journal belongs to the process {self.header.pid}"
@@ -320,17 +317,3 @@ class LiveJournal:
                 error,
                 self._memory // 1_000_000,
             )
-
-
-@lru_cache(maxsize=1)
-def _fork_aware() -> weakref.WeakSet[LiveJournal]:
-    """The journals of which a forked child must let go."""
-    journals = weakref.WeakSet[LiveJournal]()
-
-    def forget() -> None:
-        for journal in tuple(journals):
-            journal.forget()
-        journals.clear()
-
-    os.register_at_fork(after_in_child=forget)
-    return journals

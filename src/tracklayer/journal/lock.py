@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from tracklayer.jitter import spread
+
 log = logging.getLogger("tracklayer")
 
 NAME: Final = "lock"
@@ -28,6 +30,9 @@ _UNSUPPORTED: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, e
 
 _SETTLED: Final = 60.0
 """Seconds after which a claim without a name is nobody's: whoever made it died before it could write its name."""
+
+_LOOKS: Final = 1.0
+"""Seconds after which it is not tried again to take what others look at all the time."""
 
 
 class Lock:
@@ -48,7 +53,7 @@ class Lock:
         descriptor = os.open(path, _FLAGS, 0o600)
         held = None
         try:
-            answer = _flock(descriptor)
+            answer = _exclusively(descriptor)
             if answer is None:
                 _warn(folder.parent)
                 claim = _claim(folder)
@@ -94,6 +99,24 @@ class Lock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _exclusively(descriptor: int) -> bool | None:
+    """As `_flock`. Whoever only looks has a share of it for a moment: that is no holder, and is waited for."""
+    until = time.monotonic() + _LOOKS
+    while True:
+        answer = _flock(descriptor)
+        if answer is not False or not _flock(descriptor, shared=True) or time.monotonic() > until:
+            return answer
+        # A share was to be had, so nobody holds it. Ours goes: of two who take it at once, neither keeps the other off.
+        _unlock(descriptor)
+        time.sleep(0.001 * spread(0.0, 2.0))  # so that those two do not go on in step
+
+
+def _unlock(descriptor: int) -> None:
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _flock(descriptor: int, *, shared: bool = False) -> bool | None:

@@ -7,6 +7,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, TypeAlias
 
+from tracklayer.journal.bell import Latch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -33,7 +35,7 @@ class Waiter:
         self.written = False
         self.answer: Answer | None = None
         self.error: Exception | None = None
-        self._done = threading.Event()
+        self._done = Latch()
 
     def wait(self, seconds: float) -> bool:
         """Wait for an answer or an error, at most so long; False if there is none."""
@@ -43,7 +45,7 @@ class Waiter:
         """There is an answer, or an error."""
         self.answer = self.answer or answer
         self.error = error
-        self._done.set()
+        self._done.open()
 
 
 class Promises:

@@ -324,6 +324,11 @@ class Recorder:
         self._journal.close(remove=complete or self._carried(), end=end)
         return complete
 
+    def discard(self) -> None:
+        """Nothing was recorded, and nothing will be."""
+        self._closed = True
+        self._journal.close(remove=True)
+
     def _carried(self) -> bool:
         """Take what is left to where the settings say; True if it is there."""
         path, url = self._journal.path, self.settings.carry
@@ -356,8 +361,7 @@ class Recorder:
         self.append(operation)
         waiter.written = True
         if strict or (wait > 0 and not self.away):
-            if not self._sender.warm.is_set():  # that mlflow takes seconds to import is no fault of the server's
-                self._sender.warm.wait(STRICT)
+            self._sender.warm.wait(STRICT)  # that mlflow takes seconds to import is no fault of the server's
             if not waiter.wait(wait):
                 self._sender.slow()
         return waiter
@@ -397,8 +401,12 @@ def recorder_of(backend: Backend, settings: Settings) -> Recorder:
         with _making(os.getpid()):
             recorder = _recorders().get(key)
             if recorder is None:
-                recorder = _recorders()[key] = Recorder(backend, settings)
-                _close_in_the_end(recorder)
+                made = Recorder(backend, settings)
+                recorder = _recorders().setdefault(key, made)
+                if recorder is made:
+                    _close_in_the_end(recorder)
+                else:  # a signal handler that logs came in the middle of it, and goes on with its own
+                    made.discard()
     return recorder
 
 

@@ -42,6 +42,10 @@ AGAIN: Final = 30.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""
 
 
+UNASKED: Final = 0.75
+"""The part of the time at the end of a process in which delivery goes on; the rest is for it to stop in order."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What the whole of a journal says, before any of it is delivered.
@@ -223,12 +227,12 @@ class Scavenger:
         self._thread = thread
 
     def wait(self, seconds: float) -> None:
-        """Wait for it to be done, at most so long; then it stops at the next opportunity."""
-        thread = self._thread
+        """Wait for it to be done, at most so long; the last part of that it is asked to stop, at the next opportunity."""
+        thread, until = self._thread, time.monotonic() + seconds
         if thread is not None:
-            thread.join(seconds)
+            thread.join(seconds * UNASKED)
             self._stopping.set()
-            thread.join(seconds)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.jitter import spread
+from tracklayer.journal.bell import Bell, Latch
 from tracklayer.journal.operations import Consumed, DeleteTag, Inputs, LeftOpen, Linked, Log, Outputs, Rename
 from tracklayer.store.delivery import ITEMS
 
@@ -34,30 +34,13 @@ _UNHURRIED: Final = frozenset({Log, Inputs, Outputs, Consumed, Linked, DeleteTag
 """What can wait until there is more of it."""
 
 
-class Bell:
-    """Wakes a thread. A signal handler may ring it, whatever it interrupted: there is no lock that could be held."""
-
-    def __init__(self) -> None:
-        self._silence = threading.Lock()
-        self._silence.acquire()
-
-    def ring(self) -> None:
-        """Let whoever waits go on, or whoever waits next."""
-        with contextlib.suppress(RuntimeError):  # it was rung and nobody has heard it yet
-            self._silence.release()
-
-    def wait(self, seconds: float | None) -> None:
-        """Wait until it is rung, at most so long; None for as long as it takes."""
-        self._silence.acquire(timeout=-1 if seconds is None else max(seconds, 0.001))
-
-
 class Sender:
     """Delivers as it is appended: at once what somebody waits for, the rest when it fills a request or grows old.
 
     Attributes:
         away: True after an attempt failed, or was too slow for somebody who waited, until one succeeds.
         error: what failed last; None after a success.
-        warm: set when the store can be used without first importing much.
+        warm: open when the store can be used without first importing much.
     """
 
     def __init__(
@@ -82,10 +65,10 @@ class Sender:
         """
         self.away = False
         self.error: StoreError | None = None
-        self.warm = threading.Event()
+        self.warm = Latch()
         self._warm_up: Callable[[], None] | None = getattr(store, "warm_up", None)
         if self._warm_up is None:
-            self.warm.set()
+            self.warm.open()
         self._journal = journal
         self._delivery = delivery
         self._store = store
@@ -132,12 +115,16 @@ class Sender:
             return True
         with self._starting:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="tracklayer-sender", daemon=True)
+                # Known before it runs: a signal handler that logs in the middle of this starts no second one.
+                thread = self._thread = threading.Thread(target=self._run, name="tracklayer-sender", daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:
+                except BaseException as error:
+                    if not thread.is_alive():
+                        self._thread = None
+                    if not isinstance(error, RuntimeError):
+                        raise  # a signal handler's
                     return False
-                self._thread = thread
         return True
 
     def wake(self) -> None:
@@ -159,11 +146,10 @@ class Sender:
         self._flush_to = max(self._flush_to, target)
         self._hurry = True
         if not self.start():
-            return self._deliver_here(target)
+            return self._deliver_here(target, patience)
         if not self._resting:
             self._bell.ring()
-        if not self.warm.is_set():
-            self.warm.wait(limit)
+        self.warm.wait(limit)
         begun = quiet = time.monotonic()
         seen = -1
         with self._moved:
@@ -222,7 +208,7 @@ class Sender:
                     self._warm_up()
                 except Exception as error:
                     log.debug("the store could not be prepared: %s", error)
-        self.warm.set()
+        self.warm.open()
         while not self._stopping:
             try:
                 self._pause()
@@ -325,12 +311,17 @@ class Sender:
             )
         self.away = True
 
-    def _deliver_here(self, target: int) -> bool:
+    def _deliver_here(self, target: int, patience: float) -> bool:
         """Deliver in the calling thread, where no other can be started any more."""
+        if not self._working.acquire(
+            timeout=patience
+        ):  # another one does; or this is a signal handler in the middle of it
+            return False
         try:
-            with self._working:
-                while self._delivery.settled < target and self._delivery.step():
-                    pass
+            while self._delivery.settled < target and self._delivery.step():
+                pass
         except StoreError as error:
             log.info("what was logged is kept: %s", error)
+        finally:
+            self._working.release()
         return self._delivery.settled >= target

@@ -41,7 +41,7 @@ def leave_active(state: StageState) -> list[str]:
     stacks = getattr(fluent, STACK, None)
     if state.observed and isinstance(stacks, ActiveRuns):
         stacks.take_over(state)
-    for stack in state.stacks:
+    for stack in list(state.stacks.values()):
         while stack:
             left.append(str(stack.pop().info.run_id))
     monitors = getattr(fluent, "run_id_to_system_metrics_monitor", {})
@@ -88,9 +88,9 @@ class ActiveRuns:
         state = self._state()
         if state is None:
             stacks = list(self._stock.get_all_thread_values().values())
-            stacks += [stack for other in states() for stack in other.stacks]
+            stacks += [stack for other in states() for stack in list(other.stacks.values())]
         else:
-            stacks = list(state.stacks)
+            stacks = list(state.stacks.values())
             if not any(stacks):
                 with guard("finding the run of a trace"):
                     stacks = [self._stage_run(state)]
@@ -102,13 +102,13 @@ class ActiveRuns:
             mine = [run for run in stack if state.owns(run.info.run_id)]
             if mine:
                 stack[:] = [run for run in stack if run not in mine]
-                state.stacks = [*state.stacks, mine]
+                state.stacks[id(mine)] = mine
 
     def reset(self) -> None:
         """Forget the active runs, as MLflow's own tests want it."""
         self._stock.reset()
         for state in states():
-            for stack in state.stacks:
+            for stack in list(state.stacks.values()):
                 stack.clear()
 
     def __getattr__(self, name: str) -> Any:

@@ -82,7 +82,6 @@ def creation(state: StageState, experiment_id: str, tags: Mapping[str, str]) -> 
 
 def _is_first(state: StageState) -> bool:
     """True for the first call in the process that opened the stage."""
-    with state.lock:
-        first = not state.adopted and not state.forked
-        state.adopted = True
+    first = state.is_first() and not state.adopted and not state.forked
+    state.adopted = True
     return first

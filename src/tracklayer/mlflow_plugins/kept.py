@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import threading
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -54,7 +53,6 @@ class Kept:
         self.recorder = recorder
         self.settings = settings
         self._pid = os.getpid()
-        self._lock = threading.Lock()
         self._copies: dict[str, str] = {}
         self._not_before = 0.0
 
@@ -80,8 +78,7 @@ class Kept:
         for source, path in files:
             name = self.recorder.keep(source)
             self.recorder.append(Artifact(owner=self.owner, path=path, file=name))
-            with self._lock:
-                self._copies[path] = name
+            self._copies[path] = name
 
     def settle(self) -> bool:
         """True if nothing is here any more that waits to be delivered. Waits for that, if the server is there."""
@@ -93,9 +90,12 @@ class Kept:
                 self.failed()
             return False
         # What could not be stored although the server is there, because its storage is not, is still here.
-        with self._lock:
-            self._copies = {path: name for path, name in self._copies.items() if self._file(name) is not None}
-            return not self._copies
+        for path, name in list(self._copies.items()):
+            if self._file(name) is None:
+                there = self._copies.pop(path, name)
+                if there != name:  # it was stored once more, just now
+                    self._copies.setdefault(path, there)
+        return not self._copies
 
     def direct(self, *, by_server: bool) -> bool:
         """True if an artifact may be stored at once, without overtaking what is kept.
@@ -114,8 +114,8 @@ class Kept:
     def copies(self, path: str) -> Iterator[tuple[str, Path]]:
         """What is still here at `path` or below it: pairs of path and copy. Empty means everything."""
         above = f"{path}/" if path else ""
-        with self._lock:
-            found = [(name, copy) for name, copy in self._copies.items() if name == path or name.startswith(above)]
+        copies = list(self._copies.items())
+        found = [(name, copy) for name, copy in copies if name == path or name.startswith(above)]
         for name, copy in found:
             file = self._file(copy)
             if file is not None:

@@ -6,6 +6,7 @@ That is what answers at once whether a param was logged before, and what is told
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from tracklayer.mlflow_plugins.stages import home_name
 from tracklayer.provisional import BY_NAME, PENDING, is_provisional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tracklayer.journal.operations import Point
     from tracklayer.journal.recorder import Recorder
@@ -124,6 +125,27 @@ class KnownRun:
             self._kept += 1
             if self._kept > POINTS_KEPT:
                 self.points = None
+
+    @contextmanager
+    def claiming(self, params: Mapping[str, str]) -> Iterator[bool]:
+        """Have params for the block, in which they are written down; where that fails their names are free again.
+
+        There is no lock for it that a signal handler which logs could find held: of two who want one name at once, the
+        first that asks has it.
+
+        Yields:
+            True if somebody else has one of the names, with another value.
+        """
+        free = [name for name in params if name not in self.params]
+        lost: set[str] = set()
+        try:
+            lost.update(name for name, value in params.items() if self.params.setdefault(name, value) != value)
+            yield bool(lost)
+        except BaseException:
+            for name in free:
+                if name not in lost:
+                    self.params.pop(name, None)
+            raise
 
     def saw_tags(self, tags: Mapping[str, str]) -> None:
         """Remember tags; the one with the run's name renames it."""

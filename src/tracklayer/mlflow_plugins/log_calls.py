@@ -53,11 +53,12 @@ class LogCalls(StoreCalls):
             self._stock.log_param(self._server_id(None, run_id), param)
             return
         try:
-            with run.state.lock:  # of two threads with one name, the second finds what the first has logged
-                told = self.tracklayer_refusals.param(run, param)
-                self.tracklayer_refusals.active(run)
+            told = self.tracklayer_refusals.param(run, param)
+            self.tracklayer_refusals.active(run)
+            with run.claiming({told.key: told.value}) as lost:
+                if lost:  # another thread, or a signal handler, was faster with this name
+                    self.tracklayer_refusals.param(run, param)
                 run.recorder.append(Log(run.run_id, params={told.key: told.value}))
-                run.params[told.key] = told.value
         except USERS:
             raise
         except Exception as error:
@@ -91,13 +92,14 @@ class LogCalls(StoreCalls):
             )
             return
         try:
-            with run.state.lock:
-                points, told, named = self.tracklayer_refusals.batch(run, metrics, params, tags)
-                self.tracklayer_refusals.active(run)
-                values = {param.key: param.value for param in told}
-                run.params.update(values)
-            all_tags = self._described(run, {tag.key: tag.value for tag in named})
-            run.recorder.append(Log(run.run_id, tuple(points), values, all_tags))
+            points, told, named = self.tracklayer_refusals.batch(run, metrics, params, tags)
+            self.tracklayer_refusals.active(run)
+            values = {param.key: param.value for param in told}
+            with run.claiming(values) as lost:
+                if lost:
+                    self.tracklayer_refusals.batch(run, metrics, params, tags)
+                all_tags = self._described(run, {tag.key: tag.value for tag in named})
+                run.recorder.append(Log(run.run_id, tuple(points), values, all_tags))
             for point in points:
                 run.saw_point(point)
             run.saw_tags(all_tags)

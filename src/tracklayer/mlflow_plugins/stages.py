@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from tracklayer.forking import ProcessLock
 from tracklayer.provisional import BY_NAME, PENDING
 from tracklayer.workers import starter
 
@@ -143,7 +144,7 @@ class StageState:
         asked_status: how the user's code ended the stage run (``FINISHED``, ``FAILED``, ``KILLED``); the stage itself
             goes on, and in the end the orchestrator's word counts. None if it did not.
         ends_with_process: True once the end of the children is arranged for, in a forked process.
-        stacks: the stacks of active runs of all threads.
+        stacks: the stacks of active runs of all threads, by their identity.
         observed: True if the stage was opened in the middle of the code, by the first run that this created.
     """
 
@@ -157,22 +158,27 @@ class StageState:
         self.since = time.time_ns() // 1_000_000
         self.experiment_id: str | None = None
         self.asked_status: str | None = None
-        self._begin()
+        self._lock = ProcessLock()
+        self._begin(stage.recorder)
 
-    def _begin(self) -> None:
-        self.pid = os.getpid()
-        self.forked = self.stage.process_id != self.pid
-        self.recorder: Recorder | None = self.stage.recorder
-        self.lock = threading.Lock()
+    def _begin(self, recorder: Recorder | None) -> None:
+        pid = os.getpid()
+        self.forked = self.stage.process_id != pid
+        self.recorder = recorder
         self.children: dict[str, None] = {}
         self.ends_with_process = False
-        self.stacks: list[list[Any]] = []
+        self.stacks: dict[int, list[Any]] = {}
         self._of_thread = threading.local()
+        self._first = [None]
+        self.pid = pid  # the last: another thread then finds all of the above
 
     def here(self) -> StageState:
         """This state, as it is in this process: a fork has neither the threads nor the children of its parent."""
         if self.pid != os.getpid():
-            self._begin()
+            recorder = self.stage.recorder
+            with self._lock:
+                if self.pid != os.getpid():
+                    self._begin(recorder)
         return self
 
     def active_runs(self) -> list[Any] | None:
@@ -183,9 +189,18 @@ class StageState:
     def set_active_runs(self, stack: list[Any]) -> None:
         """Give this thread a stack of active runs within the stage."""
         before = self.active_runs()
-        with self.lock:
-            self.stacks = [*(other for other in self.stacks if other is not before), stack]
+        self.stacks[id(stack)] = stack
         self._of_thread.stack = stack
+        if before is not None and before is not stack:
+            self.stacks.pop(id(before), None)
+
+    def is_first(self) -> bool:
+        """True for the first who asks in this process, of however many threads."""
+        try:
+            self._first.pop()
+        except IndexError:
+            return False
+        return True
 
     def owns(self, run_id: str) -> bool:
         """True if the run is the stage run, or one that was created below it and is not ended."""

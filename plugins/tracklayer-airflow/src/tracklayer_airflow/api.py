@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
+
+from tracklayer.forking import ProcessLock
 
 if TYPE_CHECKING:
     from tracklayer_airflow.settings import AirflowSettings
@@ -39,7 +40,7 @@ class Api:
             timeout=urllib3.Timeout(settings.api_timeout),
             retries=urllib3.Retry(2, backoff_factor=0.5, status_forcelist=(429, 502, 503, 504), raise_on_status=False),
         )
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._token: str | None = None
         self._away_until = 0.0
 

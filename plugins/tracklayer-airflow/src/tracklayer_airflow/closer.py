@@ -14,10 +14,11 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
+
+from tracklayer.forking import ProcessLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,7 @@ class Closer:
     """Starts `tracklayer_airflow.closing` when there is first something to do, and writes to it without waiting."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._backlog = bytearray()

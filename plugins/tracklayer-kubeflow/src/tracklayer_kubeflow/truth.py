@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 import warnings
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.context import State
 from tracklayer.ending import DIED
+from tracklayer.forking import ProcessLock
 from tracklayer.identity import SUPERSEDED_TAG
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer_kubeflow.place import is_cluster_run
@@ -57,7 +57,7 @@ class Api:
     def __init__(self, endpoint: str, token: str | None) -> None:
         self.endpoint = endpoint
         self._token = token
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._client: Any = None
         self._away_until = 0.0
 

@@ -5,7 +5,6 @@ Nothing here is needed for a run to be right; it spares look-ups, and tells whic
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
@@ -16,6 +15,8 @@ from pathlib import PurePath
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
+
+from tracklayer.forking import ProcessLock
 
 if TYPE_CHECKING:
     from tracklayer.context import RunRef
@@ -37,7 +38,7 @@ class FlowRunNotes:
     """Notes on one flow run. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock()
         self._runs: dict[UUID, RunRef] = {}
         self._returned: dict[int, tuple[Any, set[UUID]]] = {}
         self._stages = 0
@@ -84,8 +85,8 @@ def _known() -> OrderedDict[UUID, FlowRunNotes]:
 
 
 @lru_cache(maxsize=1)
-def _lock() -> threading.Lock:
-    return threading.Lock()
+def _lock() -> ProcessLock:
+    return ProcessLock()
 
 
 def notes_on(flow_run_id: UUID) -> FlowRunNotes:
