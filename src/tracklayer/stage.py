@@ -223,9 +223,12 @@ class StageRun(RunLog):
         return None
 
     def _producer(self, recorder: Recorder, uri: str, digest: str | None) -> Upstream | None:
-        if recorder.away:
-            raise StoreUnavailable("the server could not be reached a moment ago")
-        return find_producer(recorder.backend.store, uri, digest, beside=self.run_id)
+        store = recorder.backend.store
+        try:
+            return recorder.ask(lambda: find_producer(store, uri, digest, beside=self.run_id))
+        except StoreUnavailable:
+            recorder.unanswered()
+            raise
 
     def link(self, upstream: Upstream | Token | str) -> None:
         """Link this run to one that feeds it.

@@ -8,10 +8,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.exceptions import StoreError, StoreUnavailable
+from tracklayer.exceptions import AccessDenied, NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.jitter import spread
 from tracklayer.journal.operations import Consumed, DeleteTag, Inputs, LeftOpen, Linked, Log, Outputs, Rename
+from tracklayer.journal.watch import is_there
 from tracklayer.store.delivery import ITEMS
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Sender:
         self._idle = False
         self._resting = False
         self._insisted = False
+        self._doubted = False
         self._flush_to = 0
         self._items = 0
         self._unread_since: float | None = None
@@ -145,13 +147,15 @@ class Sender:
         if self.start() and not self._resting:
             self._bell.ring()
 
-    def wait(self, target: int, *, patience: float, limit: float | None) -> bool:
+    def wait(self, target: int, *, patience: float, limit: float | None, doubt: float | None = None) -> bool:
         """Send everything before `target` and wait until it is settled.
 
         Args:
             target: a position of the journal.
             patience: seconds without any progress after which waiting ends.
             limit: seconds after which waiting ends in any case; None for no limit.
+            doubt: seconds without any progress after which it ends, too, if the server is not there at all; None does
+                not look whether it is.
 
         Returns:
             Whether it is settled. False at once where the server is away.
@@ -164,13 +168,15 @@ class Sender:
             self._bell.ring()
         if not self.warm.is_set():
             self.warm.wait(limit)
-        begun = quiet = time.monotonic()
+        begun = quiet = looked = time.monotonic()
         seen = -1
-        with self._moved:
-            while self._delivery.settled < target:
+        while True:
+            with self._moved:
+                if self._delivery.settled >= target:
+                    return True
                 now = time.monotonic()
                 if self._delivery.requests != seen:
-                    seen, quiet = self._delivery.requests, now
+                    seen, quiet, looked = self._delivery.requests, now, now
                 left = quiet + patience - now
                 if limit is not None:
                     left = min(left, begun + limit - now)
@@ -178,8 +184,13 @@ class Sender:
                     self.slow()
                 if self.away or self._stopping:
                     return False
-                self._moved.wait(left)
-        return True
+                pause = left if doubt is None else min(left, looked + doubt / 2 - now)
+                if pause > 0:
+                    self._moved.wait(pause)
+                    continue
+            if doubt is not None and not is_there(self._store, min(left, doubt / 2)) and self._delivery.requests == seen:
+                self.slow()
+            looked = time.monotonic()
 
     def insist(self, target: int, *, patience: float, limit: float) -> bool:
         """Try once more, at once, however short a time ago the server was away; then as `wait`."""
@@ -275,6 +286,10 @@ class Sender:
 
     def _work(self, *, old: bool) -> None:
         delivery = self._delivery
+        if self._doubted:
+            with contextlib.suppress(AccessDenied, Refused, NotFound):  # it is there, and that is all one wants to know
+                self._store.ping()
+            self._doubted = False
         while True:
             more = delivery.step(whole=old or delivery.settled < self._flush_to)
             self._reached()
@@ -316,7 +331,7 @@ class Sender:
         self._store.try_again()
 
     def slow(self) -> None:
-        """Somebody waited for the server in vain."""
+        """Somebody waited for the server in vain: nobody does, until it answers; it is asked even if there is nothing to send."""
         if not self.away:
             log.warning(
                 "the tracking server at %s does not answer in time: the pipeline goes on, what is logged is kept and "
@@ -324,6 +339,9 @@ class Sender:
                 self._store.uri,
             )
         self.away = True
+        self._doubted = self._hurry = True
+        if self.start() and not self._resting:
+            self._bell.ring()
 
     def _deliver_here(self, target: int) -> bool:
         """Deliver in the calling thread, where no other can be started any more."""

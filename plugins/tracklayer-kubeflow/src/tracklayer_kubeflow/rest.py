@@ -52,8 +52,8 @@ def leave(run: StageRun, settings: Settings, execution: Execution, *, since: int
 
     if run.recorder is None:
         return
-    close_recorders()
     target = settings.carry or place_of(execution)
+    close_recorders(carry=target)
     if target is None:
         return
     from tracklayer.exceptions import StoreError
