@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
-from harness.pipeline import Pipeline
 from tracklayer import RunContext, TaskRun, WorkflowRun, track
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
@@ -150,9 +148,7 @@ def test_a_newer_artifact_is_not_overtaken_by_an_older_one_that_waits(
         assert artifact(run, "model.bin") == new.read_bytes()
 
 
-def test_a_server_that_freezes_is_waited_for_once(
-    mlflow_server: MlflowServer, stage: StageRun, tmp_path: Path
-) -> None:
+def test_a_server_that_freezes_is_waited_for_once(mlflow_server: MlflowServer, stage: StageRun, tmp_path: Path) -> None:
     model = tmp_path / "model.bin"
     model.write_bytes(b"a" * 3 * MB)
     stage.log_artifact(model)

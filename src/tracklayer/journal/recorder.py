@@ -10,25 +10,21 @@ import atexit
 import contextlib
 import logging
 import os
-import socket
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar, cast
-
-import msgspec
 
 from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.failures import JournalClosed, JournalFull
-from tracklayer.journal.folder import FORMAT
+from tracklayer.journal.heading import heading
 from tracklayer.journal.live import open_journal
-from tracklayer.journal.operations import Begin, End, GivenOut, Header, Log, Named, NamedModel
+from tracklayer.journal.operations import Begin, End, GivenOut, Log, Named, NamedModel
 from tracklayer.journal.promises import Promises
 from tracklayer.journal.sender import Sender
 from tracklayer.journal.watch import Silence, watched
@@ -64,19 +60,6 @@ STOPPING: Final = 10.0
 WAKING: Final = 0.05
 """Longest wait, in seconds, for the sender to end where the server is away."""
 
-CARRIED_SETTINGS: Final = (
-    "experiment",
-    "run_name",
-    "parent_name",
-    "team",
-    "project",
-    "version",
-    "instance",
-    "describe_upstream",
-    "redact",
-)
-"""The settings that whoever delivers a journal for somebody else needs."""
-
 
 class Recorder:
     """Records what is logged at one tracking back end. Safe to use from several threads.
@@ -96,7 +79,7 @@ class Recorder:
         with contextlib.suppress(OSError):
             # It is looked for once, under a lock: a process forked while a thread of ours held that would wait for good.
             tempfile.gettempdir()
-        self._journal = open_journal(settings, _header(backend, settings))
+        self._journal = open_journal(settings, heading(backend.store.uri, settings))
         self._promises = Promises()
         self._warned: set[str] = set()
         self._closed = False
@@ -493,18 +476,6 @@ def _close_in_the_end(recorder: Recorder) -> None:
         Finalize(None, close, exitpriority=0)
     else:
         atexit.register(close)
-
-
-def _header(backend: Backend, settings: Settings) -> Header:
-    told = msgspec.to_builtins({name: getattr(settings, name) for name in CARRIED_SETTINGS})
-    return Header(
-        format=FORMAT,
-        tracking_uri=backend.store.uri,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started_at=time.time_ns() // 1_000_000,
-        settings=told,
-    )
 
 
 __all__ = ["PENDING", "Recorder", "close_recorders", "recorder_of"]

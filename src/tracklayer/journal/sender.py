@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -147,15 +148,15 @@ class Sender:
         if self.start() and not self._resting:
             self._bell.ring()
 
-    def wait(self, target: int, *, patience: float, limit: float | None, doubt: float | None = None) -> bool:
+    def wait(self, target: int, *, patience: float, limit: float | None, doubt: float = math.inf) -> bool:
         """Send everything before `target` and wait until it is settled.
 
         Args:
             target: a position of the journal.
             patience: seconds without any progress after which waiting ends.
             limit: seconds after which waiting ends in any case; None for no limit.
-            doubt: seconds without any progress after which it ends, too, if the server is not there at all; None does
-                not look whether it is.
+            doubt: seconds without any progress after which it ends, too, if the server is not there at all; infinity
+                does not look whether it is.
 
         Returns:
             Whether it is settled. False at once where the server is away.
@@ -177,20 +178,22 @@ class Sender:
                 now = time.monotonic()
                 if self._delivery.requests != seen:
                     seen, quiet, looked = self._delivery.requests, now, now
-                left = quiet + patience - now
-                if limit is not None:
-                    left = min(left, begun + limit - now)
+                left = min(quiet + patience, begun + (math.inf if limit is None else limit)) - now
                 if left <= 0:
                     self.slow()
                 if self.away or self._stopping:
                     return False
-                pause = left if doubt is None else min(left, looked + doubt / 2 - now)
+                pause = min(left, looked + doubt / 2 - now)
                 if pause > 0:
                     self._moved.wait(pause)
                     continue
-            if doubt is not None and not is_there(self._store, min(left, doubt / 2)) and self._delivery.requests == seen:
-                self.slow()
+            self._look(seen, min(left, doubt / 2))
             looked = time.monotonic()
+
+    def _look(self, seen: int, seconds: float) -> None:
+        """See whether the server is there, after nothing has moved for a while; it may move in this moment."""
+        if not is_there(self._store, seconds) and self._delivery.requests == seen:
+            self.slow()
 
     def insist(self, target: int, *, patience: float, limit: float) -> bool:
         """Try once more, at once, however short a time ago the server was away; then as `wait`."""
