@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -350,7 +351,11 @@ class StageRun(RunLog):
             return
         from tracklayer.journal.inheritance import inherit
 
-        inherit(recorder.backend, self.settings, since=self._since, limit=self.settings.patience)
+        patience = self.settings.patience
+        with contextlib.suppress(StoreUnavailable):  # what is under way goes on beside us
+            recorder.ask(
+                lambda: inherit(recorder.backend, self.settings, since=self._since, limit=patience), limit=patience
+            )
 
     def _log_collected(self, recorder: Recorder) -> None:
         """Log what plugins know, last, so that what user code logs by the same name stands."""

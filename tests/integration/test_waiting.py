@@ -208,3 +208,39 @@ def test_the_server_is_looked_for_although_nothing_is_to_be_sent(mlflow_server: 
     while recorder.away:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_description_waits_for_nobody_and_keeps_the_links_below_it(
+    mlflow_server: MlflowServer, stage: StageRun, fresh_mlflow: None
+) -> None:
+    mlflow.set_tracking_uri(mlflow_server.uri)
+    mlflow.log_metric("loss", 0.5)
+    with frozen(mlflow_server):
+        with taking(NO_TIME):
+            mlflow.set_tag("mlflow.note.content", "What we **tried**")
+        with taking(NO_TIME), mlflow.start_run(description="Another *word*"):
+            mlflow.log_metric("loss", 0.25, step=1)
+    delivered(stage)
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    told = store.get_run(stage.ref.run_id if stage.ref else "")
+    note = told.tags["mlflow.note.content"]
+    assert note.startswith("Another *word*")
+    assert "**Parent**" in note
+    assert told.metrics == {"loss": 0.25}
+
+
+def test_an_artifact_that_is_not_taken_is_the_first_and_last_wait_of_an_outage(
+    mlflow_server: MlflowServer, stage: StageRun, tmp_path: Path, fresh_mlflow: None
+) -> None:
+    mlflow.set_tracking_uri(mlflow_server.uri)
+    file = tmp_path / "plot.svg"
+    file.write_text("<svg/>")
+    mlflow.log_artifact(str(file))
+    with frozen(mlflow_server):
+        with taking(SHORT):
+            mlflow.log_artifact(str(file), "later")
+        with taking(NO_TIME):
+            for _ in range(3):
+                with mlflow.start_run(nested=True):
+                    mlflow.log_metric("loss", 0.5)
+    assert artifact(stage, "later/plot.svg") == b"<svg/>"

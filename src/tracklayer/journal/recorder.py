@@ -293,8 +293,7 @@ class Recorder:
         try:
             return watched(action, self.backend.store, patience=self.settings.patience, limit=limit)
         except Silence:
-            if limit is None:
-                self.unanswered()
+            self.unanswered()
             raise
 
     def drain(self) -> bool:

@@ -22,7 +22,11 @@ T = TypeVar("T")
 
 
 class Silence(StoreUnavailable):
-    """The server answers nothing at all, or not before time was over."""
+    """The server answers nothing at all."""
+
+
+class Overdue(StoreUnavailable):
+    """There is no answer yet, and time is over."""
 
 
 class Asked(Generic[T]):
@@ -85,14 +89,15 @@ def watched(action: Callable[[], T], store: Store, *, patience: float, limit: fl
         limit: seconds after which waiting ends in any case; None for no limit.
 
     Raises:
-        Silence: the server is away, or `limit` is over.
+        Silence: the server is away.
+        Overdue: `limit` is over.
         Exception: whatever `action` raises.
     """
     deadline = None if limit is None else time.monotonic() + limit
     asked = Asked(action, "tracklayer-asked")
     while not asked.wait(_left(patience / 2, deadline)):
         if deadline is not None and time.monotonic() >= deadline:
-            raise Silence(f"{store.uri} has not answered within {limit:g} s")
+            raise Overdue(f"{store.uri} has not answered within {limit:g} s")
         if not is_there(store, _left(patience / 2, deadline)) and not asked.wait(0.0):
             raise Silence(f"{store.uri} does not answer")
     return asked.result()
