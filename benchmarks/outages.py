@@ -1,6 +1,6 @@
 """A stage while its server is away: what the outage adds to the time of the task, as its orchestrator sees it.
 
-Run as a program it is the task: some work and some logging. It says when it begins (imports done), and its end is the end
+Run as a program it is the task: some work, some logging, and calls of all kinds that would like an answer. It says when it begins (imports done), and its end is the end
 of its process.
 """
 
@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from logging_ways import FOREIGN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tracklayer.stage import StageRun
 
 WORK = 0.3
 """Seconds of work in the task."""
@@ -57,6 +61,9 @@ def task(way: str, environ: Mapping[str, str], *, cap: float, meanwhile: Callabl
 
 
 def _tracked() -> None:
+    import mlflow
+    from mlflow.store.artifact import mlflow_artifacts_repo as _artifacts  # noqa: F401 — MLflow's own imports, too
+
     from tracklayer import RunContext, TaskRun, WorkflowRun, track
     from tracklayer.journal import recorder as _recorder  # noqa: F401 — what a stage imports is not the outage's cost
     from tracklayer.store import rest as _rest  # noqa: F401
@@ -69,6 +76,24 @@ def _tracked() -> None:
         _half()
         for step in range(10, 20):
             run.log_metric("loss", step * 0.1, step)
+        if run.run_id is not None:  # untracked, MLflow's calls would wait for minutes
+            _ask(mlflow, run)
+
+
+def _ask(mlflow: Any, run: StageRun) -> None:
+    """All kinds of calls that would like an answer of the server's: runs below the stage, artifacts, reads, links."""
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.bin")
+        file.write_bytes(b"m" * 2_000_000)
+        run.log_artifact(file)
+        mlflow.log_artifact(str(file), "later")
+    for fold in range(5):
+        with mlflow.start_run(nested=True):
+            mlflow.log_metric("loss", fold)
+    mlflow.set_tag("mlflow.note.content", "What was tried")
+    run.consumes("s3://bench/outage")
+    mlflow.MlflowClient().get_run(run.run_id)
 
 
 def _fluent() -> None:

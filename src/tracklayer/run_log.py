@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
+from tracklayer.journal.upload import upload
 
 if TYPE_CHECKING:
     import os
@@ -108,13 +109,9 @@ class RunLog:
         if book is None or recorder is None:
             return
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        if size > DIRECT and not recorder.away:
-            run_id = recorder.resolve(self.run_id or "")
+        if size > DIRECT:
             try:
-                if run_id is not None:
-                    store = recorder.backend.store
-                    content = source if isinstance(source, bytes) else source.read_bytes()
-                    store.log_artifact(store.get_run(run_id), path, content)
+                if upload(recorder, self.run_id or "", path, source):
                     return
             except StoreError as error:
                 log.info("artifact %s is kept until the server takes it: %s", path, error)

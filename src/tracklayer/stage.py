@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -222,9 +223,12 @@ class StageRun(RunLog):
         return None
 
     def _producer(self, recorder: Recorder, uri: str, digest: str | None) -> Upstream | None:
-        if recorder.away:
-            raise StoreUnavailable("the server could not be reached a moment ago")
-        return find_producer(recorder.backend.store, uri, digest, beside=self.run_id)
+        store = recorder.backend.store
+        try:
+            return recorder.ask(lambda: find_producer(store, uri, digest, beside=self.run_id))
+        except StoreUnavailable:
+            recorder.unanswered()
+            raise
 
     def link(self, upstream: Upstream | Token | str) -> None:
         """Link this run to one that feeds it.
@@ -370,7 +374,11 @@ class StageRun(RunLog):
             return
         from tracklayer.journal.inheritance import inherit
 
-        inherit(recorder.backend, self.settings, since=self._since, limit=self.settings.patience)
+        patience = self.settings.patience
+        with contextlib.suppress(StoreUnavailable):  # what is under way goes on beside us
+            recorder.ask(
+                lambda: inherit(recorder.backend, self.settings, since=self._since, limit=patience), limit=patience
+            )
 
     def _log_collected(self, recorder: Recorder) -> None:
         """Log what plugins know, last, so that what user code logs by the same name stands."""

@@ -77,6 +77,7 @@ EVERY: tuple[Operation, ...] = (
     Consumed("a", "s3://x", None, NOON),
     Artifact("a", "plots/roc.png", "f" * 32),
     Linked("a", "note"),
+    Linked("a", "", "what a user wrote"),
     Rename("a", "new"),
     End("a", "FINISHED", NOON),
     End("a", "RUNNING", None),

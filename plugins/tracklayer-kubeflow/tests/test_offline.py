@@ -241,6 +241,39 @@ def test_the_rest_leaves_as_an_output_artifact(
     assert (story.stage.metrics, story.stage.status) == ({"loss": 0.5}, "FINISHED")
 
 
+@pytest.mark.parametrize("server", ["frozen", "black-holed"])
+def test_the_rest_leaves_although_a_request_is_under_way(
+    story: Story, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    """Packets vanish, so whoever is to let go of the journal is in the middle of a request whenever one looks."""
+    monkeypatch.setenv("TRACKLAYER_PATIENCE", "0.75")
+    code = (
+        "def component(tracklayer_journal: dsl.Output[dsl.Artifact]):\n"
+        "    import mlflow, time\n    mlflow.log_metric('loss', 0.5)\n    time.sleep({pause})\n"
+    )
+    carried = []
+    with black_hole() as dead:
+        uri = {"frozen": mlflow_server.uri, "black-holed": dead}[server]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        if server == "frozen":
+            mlflow_server.freeze()
+        try:
+            for number, pause in enumerate((0.0, 0.25, 0.5)):
+                (tmp_path / str(number)).mkdir()
+                outputs = {"tracklayer_journal": "system.Artifact"}
+                executor = Executor(tmp_path / str(number), code.format(pause=pause), artifacts=outputs)
+                assert executor.run().returncode == 0
+                carried.append(executor.output_file.with_name("tracklayer_journal"))
+        finally:
+            if server == "frozen":
+                mlflow_server.thaw()
+    assert [bool(list(place.iterdir())) for place in carried if place.is_dir()] == [True] * 3
+    if server == "frozen":
+        flush_from(mlflow_server.uri, carried[0])
+        assert {run.status for run in story.stages} == {"FINISHED"}
+        assert {str(run.metrics) for run in story.stages} == {"{'loss': 0.5}"}
+
+
 def test_the_rest_leaves_to_where_the_settings_say(
     story: Story, recording_proxy: RecordingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,8 +156,10 @@ class Flusher:
         self._as_far_as_it_goes(left_behind(self._settings, uri), settle, outcome)
 
     def _carried(self, url: str, outcome: Outcome) -> None:
-        from tracklayer.journal.carrying import carried, fetched
+        from tracklayer.journal.carrying import UNPACKED, carried, fetched
         from tracklayer.journal.left import LeftJournal
+
+        limit = max(UNPACKED, 2 * self._settings.journal_limit)  # whoever allows larger ones means to deliver them
 
         def give_up(why: str) -> bool:
             outcome.left += 1
@@ -166,7 +168,7 @@ class Flusher:
 
         def settle(name: str) -> bool:
             try:
-                with fetched(url, name) as (folder, fate):
+                with fetched(url, name, limit=limit) as (folder, fate):
                     journal = LeftJournal.take(folder)
                     if journal is None:
                         return give_up(f"{name} cannot be read: another version may have written it")

@@ -41,6 +41,9 @@ PUTTING: Final = 60.0
 FAILED: Final = 3
 """Exit code of a process that could not do it, and said why."""
 
+UNPACKED: Final = 8 * 1024**3
+"""Bytes that a packed journal may have when it is unpacked. It comes from outside, and a few MB can be made to be many TB."""
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _MEMBER: Final = re.compile(r"\d{20}\.seg|progress|refused\.jsonl|files/[0-9a-z]{1,64}")
 
@@ -235,18 +238,27 @@ def pack(journal: Path, target: Path) -> None:
                     archive.addfile(entry, io.BufferedReader(content))
 
 
-def unpack(source: Path, target: Path) -> None:
+def unpack(source: Path, target: Path, *, limit: int = UNPACKED) -> None:
     """Unpack a journal into a new folder. Whatever is in it that is no part of a journal is left out.
 
+    Args:
+        source: the packed journal.
+        target: the folder, which is made.
+        limit: bytes that all of it may have.
+
     Raises:
-        OSError: it is no packed journal.
+        OSError: it is no packed journal, or has more bytes than that.
     """
+    left = limit
     (target / "files").mkdir(mode=0o700, parents=True)
     target.chmod(0o700)
     try:
         with tarfile.open(source, mode="r:gz") as archive:
             for entry in archive:
                 content = archive.extractfile(entry) if entry.isfile() and _MEMBER.fullmatch(entry.name) else None
+                left -= entry.size
+                if left < 0:
+                    raise OSError(f"it has more than {limit} bytes when it is unpacked")
                 if content is not None:
                     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                     with os.fdopen(os.open(target / entry.name, flags, 0o600), "wb") as file:
@@ -262,11 +274,16 @@ def carried(url: str) -> list[str]:
 
 
 @contextmanager
-def fetched(url: str, name: str) -> Iterator[tuple[Path, Fetched]]:
+def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Path, Fetched]]:
     """Claim a packed journal of a folder, unpacked into a temporary one.
 
     What becomes of it says the second value; unless that says that it is delivered, it is left there at the end, as
     far as it is not.
+
+    Args:
+        url: the folder.
+        name: its name there.
+        limit: bytes that it may have when it is unpacked.
 
     Raises:
         CarryingError: somebody else delivers it, it cannot be read, or it cannot be put back.
@@ -276,7 +293,7 @@ def fetched(url: str, name: str) -> Iterator[tuple[Path, Fetched]]:
         outcome = Fetched()
         packed, folder = Path(temporary, "packed"), Path(temporary, name.removesuffix(SUFFIX))
         place.get(name, packed)
-        unpack(packed, folder)
+        unpack(packed, folder, limit=limit)
         try:
             yield folder, outcome
         finally:

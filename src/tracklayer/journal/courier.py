@@ -11,7 +11,7 @@ import msgspec
 
 from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
-from tracklayer.description import NOTE_TAG, recomposed
+from tracklayer.description import NOTE_TAG, recomposed, with_user_text
 from tracklayer.exceptions import Refused
 from tracklayer.identity import (
     PRODUCED_TAG,
@@ -302,7 +302,8 @@ class Courier:
         """Bring a run's description up to date."""
         store, run_id = self._backend.store, self._ids.resolve(operation.run)
         before = store.get_run(run_id).tags.get(NOTE_TAG, "")
-        after = recomposed(before, operation.note)
+        text = operation.text
+        after = recomposed(before, operation.note) if text is None else with_user_text(before, text)
         if after != before:
             store.log_batch(run_id, tags={NOTE_TAG: after})
 

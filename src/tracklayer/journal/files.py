@@ -39,7 +39,7 @@ class Files:
         self._folder = folder
         self._sizes: dict[str, int] = {}
         self._memory: dict[str, int] = {}
-        self._recorded: dict[str, int] = {}
+        self._recorded: dict[str, tuple[int, str, str]] = {}
         self._lock = threading.RLock() if lock is None else lock
         if folder is not None:
             with contextlib.suppress(OSError), os.scandir(folder / FOLDER) as entries:
@@ -117,14 +117,19 @@ class Files:
             raise FileNotFoundError(f"there is no copy {name!r} in this journal")
         return self._folder / FOLDER / name
 
-    def recorded(self, name: str, position: int) -> None:
-        """Its `Artifact` record ends at `position`."""
-        self._recorded[name] = position
+    def recorded(self, name: str, position: int, owner: str, path: str) -> None:
+        """Its `Artifact` record ends at `position`; it is for this run or model, and for this place there."""
+        self._recorded[name] = position, owner, path
+
+    def waiting(self, path: str | None) -> set[str]:
+        """Local ids of the runs and models for which copies are here, at this place; None for any."""
+        with self._lock:
+            return {owner for _, owner, place in self._recorded.values() if path is None or place == path}
 
     def release(self, position: int) -> None:
         """Everything before `position` is delivered: the copies for it go. Raises OSError."""
         with self._lock:
-            for name in [name for name, end in self._recorded.items() if end <= position]:
+            for name in [name for name, (end, _, _) in self._recorded.items() if end <= position]:
                 del self._recorded[name]
                 size = self._sizes.pop(name, 0)
                 if name in self._memory:

@@ -6,7 +6,9 @@ disk and nobody to deliver it. Its parent is the next who can, and knows that it
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.lock import Lock
 from tracklayer.journal.recovery import Recovery
 
 if TYPE_CHECKING:
@@ -83,6 +86,13 @@ def _delivered(recovery: Recovery, deadline: float) -> bool:
     return True
 
 
+def _warn_of(path: Path) -> None:
+    """A journal was not taken. Say so if another process has it; this one's own was seen to when it was closed."""
+    with contextlib.suppress(OSError):
+        if f"-{os.getpid()}-" not in path.name and Lock.is_held(path):
+            log.warning("tracking: a process is still at work with the journal %s, which stays on this disk", path)
+
+
 def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
     """Take what is left of the journals of this process and its children from a machine whose disk goes away.
 
@@ -105,6 +115,7 @@ def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
     for path in left_since(settings, since):
         journal = LeftJournal.take(path)
         if journal is None:
+            _warn_of(path)
             continue
         carried = False
         try:

@@ -92,7 +92,8 @@ class LeftJournal:
             log.warning("the journal in %s is damaged: %d bytes are passed over", self.path, found - expected)
         for record in records:
             if isinstance(record.operation, Artifact):
-                self._files.recorded(record.operation.file, record.next)
+                kept = record.operation
+                self._files.recorded(kept.file, record.next, kept.owner, kept.path)
         return records
 
     def close(self, *, remove: bool) -> None:

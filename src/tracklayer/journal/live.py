@@ -152,7 +152,7 @@ class LiveJournal:
                     self._squeeze(operation, at, len(frame))
                 self._chain.write(frame, simply=interrupted)
                 if type(operation) is Artifact:
-                    self._files.recorded(operation.file, self._chain.end)
+                    self._files.recorded(operation.file, self._chain.end, operation.owner, operation.path)
             finally:
                 self._busy = interrupted
 
@@ -183,6 +183,10 @@ class LiveJournal:
     def file(self, name: str) -> Path:
         """Where the copy of this name can be read. It is gone as soon as it is delivered."""
         return self._files.path(name)
+
+    def waiting(self, path: str | None) -> set[str]:
+        """Local ids of the runs and models of which artifacts are not delivered yet, at this place; None for any."""
+        return self._files.waiting(path)
 
     def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Records from `position` on: about `limit` bytes of them, but at least one.

@@ -169,10 +169,12 @@ class Linked(msgspec.Struct, frozen=True, array_like=True, tag="linked"):
     Attributes:
         run: its local id.
         note: tracklayer's part of the description, composed anew; what the user wrote above it is kept.
+        text: what the user wrote, anew: tracklayer's part below it is kept then, if there is one. None if it stays.
     """
 
     run: str
     note: str
+    text: str | None = None
 
 
 class Rename(msgspec.Struct, frozen=True, array_like=True, tag="rename"):

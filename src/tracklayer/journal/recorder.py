@@ -10,27 +10,24 @@ import atexit
 import contextlib
 import logging
 import os
-import socket
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.failures import JournalClosed, JournalFull
-from tracklayer.journal.folder import FORMAT
+from tracklayer.journal.heading import heading
 from tracklayer.journal.live import open_journal
-from tracklayer.journal.operations import Begin, End, GivenOut, Header, Log, Named, NamedModel
+from tracklayer.journal.operations import Begin, End, GivenOut, Log, Named, NamedModel
 from tracklayer.journal.promises import Promises
 from tracklayer.journal.sender import Sender
+from tracklayer.journal.watch import Silence, watched
 from tracklayer.provisional import PENDING, provisional_id
 
 if TYPE_CHECKING:
@@ -46,6 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tracklayer")
 
+T = TypeVar("T")
+
 STRICT: Final = 120.0
 """Longest wait, in seconds, for whoever wants to be told that the server is away instead of going on without it."""
 
@@ -60,19 +59,6 @@ STOPPING: Final = 10.0
 
 WAKING: Final = 0.05
 """Longest wait, in seconds, for the sender to end where the server is away."""
-
-CARRIED_SETTINGS: Final = (
-    "experiment",
-    "run_name",
-    "parent_name",
-    "team",
-    "project",
-    "version",
-    "instance",
-    "describe_upstream",
-    "redact",
-)
-"""The settings that whoever delivers a journal for somebody else needs."""
 
 
 class Recorder:
@@ -93,7 +79,7 @@ class Recorder:
         with contextlib.suppress(OSError):
             # It is looked for once, under a lock: a process forked while a thread of ours held that would wait for good.
             tempfile.gettempdir()
-        self._journal = open_journal(settings, _header(backend, settings))
+        self._journal = open_journal(settings, heading(backend.store.uri, settings))
         self._promises = Promises()
         self._warned: set[str] = set()
         self._closed = False
@@ -177,6 +163,18 @@ class Recorder:
         if os.getpid() != self._pid:
             return self._heir().file(name)
         return self._journal.file(name)
+
+    def waits(self, owner: str, path: str | None = None) -> bool:
+        """Whether an artifact of a run or model was kept here that may not be delivered yet.
+
+        Args:
+            owner: its local id, or the server's.
+            path: the artifact's place; None for any.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().waits(owner, path)
+        waiting = self._journal.waiting(path)
+        return bool(waiting) and (self.resolve(owner) or owner) in {self.resolve(other) or other for other in waiting}
 
     def begin(
         self,
@@ -271,7 +269,32 @@ class Recorder:
         if os.getpid() != self._pid:
             return self._heir().flush(timeout)
         patience = self.settings.connect_timeout + self.settings.timeout + 1.0
-        return self._sender.wait(self._journal.end, patience=patience, limit=timeout)
+        return self._sender.wait(
+            self._journal.end, patience=patience, limit=timeout, doubt=min(self.settings.patience, patience)
+        )
+
+    def ask(self, action: Callable[[], T], *, limit: float | None = None) -> T:
+        """What the server answers to somebody who needs to know it now: a slow server is waited for, none is not.
+
+        Args:
+            action: asks for it.
+            limit: seconds after which waiting ends in any case; None: as long as the server is there.
+
+        Raises:
+            StoreUnavailable: the server is away, of which others are told; or `limit` is over.
+            Exception: whatever `action` raises.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().ask(action, limit=limit)
+        if self.away:
+            raise StoreUnavailable(f"{self.backend.store.uri} could not be reached a moment ago")
+        if self._sender.start():  # that mlflow takes seconds to import is no fault of the server's
+            self._sender.warm.wait(STRICT)
+        try:
+            return watched(action, self.backend.store, patience=self.settings.patience, limit=limit)
+        except Silence:
+            self.unanswered()
+            raise
 
     def drain(self) -> bool:
         """What the end of a stage does: send what was recorded, and wait a little for the server to have it.
@@ -301,8 +324,11 @@ class Recorder:
         """What the server calls a run, as far as this process knows it; its places may be empty. None: no such run."""
         return self._delivery.identities.runs.get(local)
 
-    def close(self) -> bool:
+    def close(self, *, carry: str | None = None) -> bool:
         """Send what is left, waiting as a stage's end does, and close the journal; it is removed if all is delivered.
+
+        Args:
+            carry: the folder (any URL that fsspec knows) to which what is left is taken; None is where the settings say.
 
         Returns:
             Whether everything is delivered.
@@ -316,12 +342,16 @@ class Recorder:
             self._scavenger.wait(0.0 if self.away else RECOVERY)
         # A journal that is to be carried away is worth waiting for the end of a request. Where the server is away the
         # sender rests, most of the time, and ends as soon as it is woken.
+        url = carry or self.settings.carry
         patience = WAKING if self.away else self.settings.patience
-        if not self._sender.stop(STOPPING if self.settings.carry else patience):
-            return False  # it is in the middle of a request: the lock goes with the process, not before
+        if not self._sender.stop(STOPPING if url else patience):
+            # It is in the middle of a request: the lock goes with the process, not before. A copy can leave all the
+            # same: if the request still succeeds, whoever delivers the copy finds what it has done.
+            self._carried(url)
+            return False
         end = self._journal.end
         complete = self._delivery.delivered >= end
-        self._journal.close(remove=complete or self._carried(), end=end)
+        self._journal.close(remove=complete or self._carried(url), end=end)
         return complete
 
     def discard(self) -> None:
@@ -329,9 +359,9 @@ class Recorder:
         self._closed = True
         self._journal.close(remove=True)
 
-    def _carried(self) -> bool:
-        """Take what is left to where the settings say; True if it is there."""
-        path, url = self._journal.path, self.settings.carry
+    def _carried(self, url: str | None) -> bool:
+        """Take what is left to a folder; True if it is there."""
+        path = self._journal.path
         if url is None or path is None:
             return False
         try:
@@ -410,13 +440,17 @@ def recorder_of(backend: Backend, settings: Settings) -> Recorder:
     return recorder
 
 
-def close_recorders() -> None:
-    """Close the recorders of this process, as its end does. The next one that is asked for is new."""
+def close_recorders(*, carry: str | None = None) -> None:
+    """Close the recorders of this process, as its end does. The next one that is asked for is new.
+
+    Args:
+        carry: the folder to which what is left is taken; None is where the settings say.
+    """
     pid = os.getpid()
     for key in [key for key in _recorders() if key[0] == pid]:
         recorder = _recorders().pop(key, None)
         if recorder is not None:
-            recorder.close()
+            recorder.close(carry=carry)
 
 
 @lru_cache(maxsize=1)
@@ -449,18 +483,6 @@ def _close_in_the_end(recorder: Recorder) -> None:
         Finalize(None, close, exitpriority=0)
     else:
         atexit.register(close)
-
-
-def _header(backend: Backend, settings: Settings) -> Header:
-    told = msgspec.to_builtins({name: getattr(settings, name) for name in CARRIED_SETTINGS})
-    return Header(
-        format=FORMAT,
-        tracking_uri=backend.store.uri,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        started_at=time.time_ns() // 1_000_000,
-        settings=told,
-    )
 
 
 __all__ = ["PENDING", "Recorder", "close_recorders", "recorder_of"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.exceptions import StoreError, StoreUnavailable
+from tracklayer.exceptions import AccessDenied, NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.jitter import spread
 from tracklayer.journal.bell import Bell, Latch
 from tracklayer.journal.operations import Consumed, DeleteTag, Inputs, LeftOpen, Linked, Log, Outputs, Rename
+from tracklayer.journal.watch import is_there
 from tracklayer.store.delivery import ITEMS
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ class Sender:
         self._idle = False
         self._resting = False
         self._insisted = False
+        self._doubted = False
         self._flush_to = 0
         self._items = 0
         self._unread_since: float | None = None
@@ -132,13 +136,15 @@ class Sender:
         if self.start() and not self._resting:
             self._bell.ring()
 
-    def wait(self, target: int, *, patience: float, limit: float | None) -> bool:
+    def wait(self, target: int, *, patience: float, limit: float | None, doubt: float = math.inf) -> bool:
         """Send everything before `target` and wait until it is settled.
 
         Args:
             target: a position of the journal.
             patience: seconds without any progress after which waiting ends.
             limit: seconds after which waiting ends in any case; None for no limit.
+            doubt: seconds without any progress after which it ends, too, if the server is not there at all; infinity
+                does not look whether it is.
 
         Returns:
             Whether it is settled. False at once where the server is away.
@@ -150,22 +156,31 @@ class Sender:
         if not self._resting:
             self._bell.ring()
         self.warm.wait(limit)
-        begun = quiet = time.monotonic()
+        begun = quiet = looked = time.monotonic()
         seen = -1
-        with self._moved:
-            while self._delivery.settled < target:
+        while True:
+            with self._moved:
+                if self._delivery.settled >= target:
+                    return True
                 now = time.monotonic()
                 if self._delivery.requests != seen:
-                    seen, quiet = self._delivery.requests, now
-                left = quiet + patience - now
-                if limit is not None:
-                    left = min(left, begun + limit - now)
+                    seen, quiet, looked = self._delivery.requests, now, now
+                left = min(quiet + patience, begun + (math.inf if limit is None else limit)) - now
                 if left <= 0:
                     self.slow()
                 if self.away or self._stopping:
                     return False
-                self._moved.wait(left)
-        return True
+                pause = min(left, looked + doubt / 2 - now)
+                if pause > 0:
+                    self._moved.wait(pause)
+                    continue
+            self._look(seen, min(left, doubt / 2))
+            looked = time.monotonic()
+
+    def _look(self, seen: int, seconds: float) -> None:
+        """See whether the server is there, after nothing has moved for a while; it may move in this moment."""
+        if not is_there(self._store, seconds) and self._delivery.requests == seen:
+            self.slow()
 
     def insist(self, target: int, *, patience: float, limit: float) -> bool:
         """Try once more, at once, however short a time ago the server was away; then as `wait`."""
@@ -261,6 +276,10 @@ class Sender:
 
     def _work(self, *, old: bool) -> None:
         delivery = self._delivery
+        if self._doubted:
+            with contextlib.suppress(AccessDenied, Refused, NotFound):  # it is there, and that is all one wants to know
+                self._store.ping()
+            self._doubted = False
         while True:
             more = delivery.step(whole=old or delivery.settled < self._flush_to)
             self._reached()
@@ -302,7 +321,7 @@ class Sender:
         self._store.try_again()
 
     def slow(self) -> None:
-        """Somebody waited for the server in vain."""
+        """Somebody waited for the server in vain: nobody does, until it answers; it is asked even if there is nothing to send."""
         if not self.away:
             log.warning(
                 "the tracking server at %s does not answer in time: the pipeline goes on, what is logged is kept and "
@@ -310,6 +329,9 @@ class Sender:
                 self._store.uri,
             )
         self.away = True
+        self._doubted = self._hurry = True
+        if self.start() and not self._resting:
+            self._bell.ring()
 
     def _deliver_here(self, target: int, patience: float) -> bool:
         """Deliver in the calling thread, where no other can be started any more."""

@@ -107,6 +107,8 @@ class ArtifactCalls:
                     raise
                 failure = error
                 kept.failed()
+                if self._by_server and not is_answer(error):
+                    kept.recorder.unanswered()  # the first wait of an outage is the last one
             else:
                 return
         try:
@@ -241,6 +243,17 @@ def is_unreachable(error: BaseException | None, *, credentials: bool) -> bool:
         if status is not None:
             return status >= 500 or status in {408, 429} or (credentials and status == 401)
         if isinstance(error, ConnectionError | TimeoutError) or type(error).__name__ in UNREACHABLE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_answer(error: BaseException | None) -> bool:
+    """True if an exception tells what a storage has answered; False if there was no answer."""
+    for _ in range(8):
+        if error is None:
+            return False
+        if _status(error) is not None:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -105,7 +105,11 @@ class Kept:
         """
         if time.monotonic() < self._not_before or (by_server and self.recorder.away):
             return False
-        return self.settle()
+        if not self.settle():
+            return False
+        if self.recorder.waits(self.owner):  # what tracklayer's own calls have kept
+            self.recorder.flush()
+        return not self.recorder.waits(self.owner)
 
     def failed(self) -> None:
         """The store was not reached: for a moment it is not tried again."""

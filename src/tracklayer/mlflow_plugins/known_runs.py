@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tracklayer.mlflow_plugins.stages import StageState
 
 POINTS_KEPT: Final = 20_000
-"""So many points of a run's metrics are kept in memory; with more of them, their history is the server's to tell."""
+"""So many points of metrics are kept in memory, of all runs of a process; with more of them, the history of runs that
+have ended, and of those with the most points, is the server's to tell."""
 
 
 class KnownRun:
@@ -43,7 +44,8 @@ class KnownRun:
         params: its params.
         tags: its tags.
         latest: the last point of each metric: the one that MLflow shows.
-        points: all points by metric; None once they were too many to keep.
+        kept: how many points it has.
+        points: all points by metric; None once there were too many to keep.
         inputs: MLflow's dataset inputs that were logged here.
         input_models: ids of the models that it read, as they were logged here.
         output_models: MLflow's model outputs that were logged here.
@@ -79,7 +81,7 @@ class KnownRun:
         self.tags: dict[str, str] = dict(tags)
         self.latest: dict[str, Point] = {}
         self.points: dict[str, list[Point]] | None = {}
-        self._kept = 0
+        self.kept = 0
         self.inputs: list[Any] = []
         self.input_models: list[str] = []
         self.output_models: list[Any] = []
@@ -120,11 +122,11 @@ class KnownRun:
         last = self.latest.get(point.key)
         if last is None or (point.step, point.timestamp, point.value) >= (last.step, last.timestamp, last.value):
             self.latest[point.key] = point
-        if self.points is not None:
-            self.points.setdefault(point.key, []).append(point)
-            self._kept += 1
-            if self._kept > POINTS_KEPT:
-                self.points = None
+        points = self.points
+        if points is not None:
+            points.setdefault(point.key, []).append(point)
+            self.kept += 1
+            _room().take()
 
     @contextmanager
     def claiming(self, params: Mapping[str, str]) -> Iterator[bool]:
@@ -151,6 +153,32 @@ class KnownRun:
         """Remember tags; the one with the run's name renames it."""
         self.tags.update(tags)
         self.name = tags.get("mlflow.runName", self.name)
+
+
+class Room:
+    """How many more points can be kept in memory, by all runs together. A count that two threads blur is put right."""
+
+    def __init__(self) -> None:
+        self._left = POINTS_KEPT
+
+    def take(self) -> None:
+        """One more is kept. Where there is no room for it, runs give theirs up until half of it is free."""
+        self._left -= 1
+        if self._left < 0:
+            keeping = {id(run): run for run in list(_known().values()) if run.points is not None}.values()
+            kept = sum(run.kept for run in keeping)
+            for run in sorted(keeping, key=lambda run: (run.end_time is None, -run.kept)):
+                if kept <= POINTS_KEPT // 2:
+                    break
+                run.points = None
+                kept -= run.kept
+            self._left = POINTS_KEPT - kept
+
+
+@lru_cache(maxsize=1)
+def _room() -> Room:
+    """That of this process."""
+    return Room()
 
 
 @lru_cache(maxsize=1)

@@ -9,9 +9,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.async_logging.run_operations import RunOperations
 
 from tracklayer.description import NOTE_TAG, compose, with_user_text
-from tracklayer.journal.operations import DeleteTag, Inputs, Log
+from tracklayer.journal.operations import DeleteTag, Inputs, Linked, Log
 from tracklayer.mlflow_plugins.entities import stored_dataset
-from tracklayer.mlflow_plugins.stages import guard, opening_of, report_failure
+from tracklayer.mlflow_plugins.stages import opening_of, report_failure
 from tracklayer.mlflow_plugins.store_calls import StoreCalls
 
 if TYPE_CHECKING:
@@ -74,7 +74,10 @@ class LogCalls(StoreCalls):
         try:
             told = self.tracklayer_refusals.tag(run, tag)
             self.tracklayer_refusals.active(run)
-            tags = self._described(run, {told.key: told.value})
+            if told.key == NOTE_TAG and run.is_stage_run:
+                self._describe(run, told.value)
+                return
+            tags = {told.key: told.value}
             run.recorder.append(Log(run.run_id, tags=tags))
             run.saw_tags(tags)
         except USERS:
@@ -98,11 +101,14 @@ class LogCalls(StoreCalls):
             with run.claiming(values) as lost:
                 if lost:
                     self.tracklayer_refusals.batch(run, metrics, params, tags)
-                all_tags = self._described(run, {tag.key: tag.value for tag in named})
+                all_tags = {tag.key: tag.value for tag in named}
+                note = all_tags.pop(NOTE_TAG, None) if run.is_stage_run else None
                 run.recorder.append(Log(run.run_id, tuple(points), values, all_tags))
             for point in points:
                 run.saw_point(point)
             run.saw_tags(all_tags)
+            if note is not None:
+                self._describe(run, note)
         except USERS:
             raise
         except Exception as error:
@@ -169,25 +175,11 @@ class LogCalls(StoreCalls):
 
     # ---------------------------------------------------------------------------------------------- how it is written
 
-    def _described(self, run: KnownRun, tags: dict[str, str]) -> dict[str, str]:
-        """`tags`, where a description of a stage run has tracklayer's part of it below."""
-        text = tags.get(NOTE_TAG)
-        if text is None or not run.is_stage_run:
-            return tags
-        note: str | None = None
-        with guard("keeping the links in a run's description"):
-            note = self._note(run, text)
-        return tags if note is None else {**tags, NOTE_TAG: note}
-
-    def _note(self, run: KnownRun, text: str) -> str | None:
-        """The whole description: from the server's, or made anew while that is away; None if nobody knows of it."""
-        if not run.recorder.away:
-            try:
-                entity = self._read(run.state, lambda: self._stock.get_run(run.server_id))
-                return with_user_text(entity.data.tags.get(NOTE_TAG, ""), text)
-            except MlflowException:
-                pass  # it went away just now
-        stage, opening = run.state.stage, opening_of(run.state.stage)
-        if opening is None:
-            return None
-        return compose(stage.context, parent=stage.parent, upstream=opening.upstream, user=text)
+    def _describe(self, run: KnownRun, text: str) -> None:
+        """Put a description above tracklayer's part of that of a stage run, which is found out on delivery."""
+        run.recorder.append(Linked(run.run_id, "", text))
+        before, opening = run.tags.get(NOTE_TAG, ""), opening_of(run.state.stage)
+        if not before and opening is not None:
+            stage = run.state.stage
+            before = compose(stage.context, parent=stage.parent, upstream=opening.upstream)
+        run.saw_tags({NOTE_TAG: with_user_text(before, text) if before else text})

@@ -6,6 +6,7 @@ the setting ``carry`` says, or as an output artifact, which KFP stores with the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,9 +35,12 @@ def take_over(run: StageRun, *, since: int) -> None:
     recorder = run.recorder
     if recorder is None or recorder.away:
         return
+    from tracklayer.exceptions import StoreUnavailable
     from tracklayer.journal.inheritance import inherit
 
-    inherit(recorder.backend, run.settings, since=since, limit=run.settings.linger)
+    linger = run.settings.linger
+    with contextlib.suppress(StoreUnavailable):
+        recorder.ask(lambda: inherit(recorder.backend, run.settings, since=since, limit=linger), limit=linger)
 
 
 def leave(run: StageRun, settings: Settings, execution: Execution, *, since: int) -> None:
@@ -52,8 +56,8 @@ def leave(run: StageRun, settings: Settings, execution: Execution, *, since: int
 
     if run.recorder is None:
         return
-    close_recorders()
     target = settings.carry or place_of(execution)
+    close_recorders(carry=target)
     if target is None:
         return
     from tracklayer.exceptions import StoreError
