@@ -409,7 +409,7 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
         other = airflow.trigger("nothing_of_mlflow")
         hold.unlink()
         assert airflow.wait("nothing_of_mlflow", other)["state"] == "success"
-        of_field = airflow.wait(FIELD)  # by its schedule
+        of_field = airflow.wait(FIELD, seconds=240)  # by its schedule
         assert of_field["state"] == "success"
         assert airflow.wait("scheduled", run_id)["state"] == "failed"  # its last task kills itself
 
