@@ -27,7 +27,7 @@ MEMBERS: Final = 10_000
 """So many stage runs of one workflow run are looked at when it ends."""
 
 CLOCKS: Final = 10_000
-"""Milliseconds by which the clocks of two machines may differ: by no more than that, what is later need not be so."""
+"""Milliseconds by which the clocks of two machines may differ: what seems later by no more than that need not be so."""
 
 DESCRIBED: Final = 100
 """At most so many upstream runs get their list of downstream runs written anew when a workflow run ends."""
@@ -47,10 +47,10 @@ def close(
     """End the parent of a workflow run, safe to repeat.
 
     Stage runs that are still RUNNING are ended KILLED: their processes died without a word. Those that are open in
-    this very process are not; they will end themselves. Neither are those that have started since `ended_at`: the word
-    of the end came late, and the workflow run goes on meanwhile (it was cleared, or is retried). Then its parent is left
-    open, too, for another end is to come; but only where no difference of clocks can have made it look so, because a
-    parent has nobody else who would end it. Then the runs that fed this workflow run get their lists of downstream runs.
+    this very process are not; they will end themselves. Neither are those that have started since `ended_at`, by more
+    than clocks may differ: the word of the end came late, and the workflow run goes on meanwhile (it was cleared, or is
+    retried). Then its parent is left open, too, for another end is to come. In the end the runs that fed this workflow
+    run get their lists of downstream runs.
 
     Args:
         context: the workflow run (its task does not matter).
@@ -77,7 +77,7 @@ def close(
     alive = open_here()
     running = [run for run in members if run.status == "RUNNING"]
     for run in running:
-        if run.run_id not in alive and (run.start_time or 0) <= ended_at:
+        if run.run_id not in alive and (run.start_time or 0) <= ended_at + CLOCKS:
             leave_open(store, run.run_id, ended_at)
     # A script's process is its whole life: what began after it is no second one.
     if context.workflow_run.orchestrator != SCRIPT and any(

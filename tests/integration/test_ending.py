@@ -144,12 +144,12 @@ def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("after", "member", "parent"),
-    [(-CLOCKS - 1_000, "RUNNING", "RUNNING"), (-1_000, "RUNNING", "FAILED"), (1_000, "KILLED", "FAILED")],
+    [(-CLOCKS - 1_000, "RUNNING", "RUNNING"), (-1_000, "KILLED", "FAILED"), (1_000, "KILLED", "FAILED")],
 )
 def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
     settings: Settings, after: int, member: str, parent: str
 ) -> None:
-    """It was cleared before the word of its end came. A parent is ended if clocks alone may make it look so."""
+    """It was cleared before the word of its end came. Where clocks alone may make it look so, all of it is ended."""
     world = World(settings, None)
     backend = world.backend()
     assert world.opening.parent
