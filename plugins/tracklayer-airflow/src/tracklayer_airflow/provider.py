@@ -106,7 +106,7 @@ def get_provider_info() -> dict[str, object]:
                 "options": {
                     "enabled": {
                         "description": "Switch tracking off without taking the provider away: tasks run as their "
-                        "untracked counterparts, there is no listener, and nothing of tracklayer is imported.",
+                        "untracked counterparts, there is no listener, and nothing of tracklayer's core is imported.",
                         "version_added": "0.1.0",
                         "type": "boolean",
                         "example": None,
