@@ -248,12 +248,12 @@ with DAG("cleared", schedule=None, start_date=BEGINNING):
 
     again() >> EmptyOperator(task_id="end")
 
-with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=15)):
+with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=40)):
 
     @task.tracked(task_id="endless")
     def endless() -> None:
         log_try()
-        hold(90)
+        hold(120)
 
     endless()
 
