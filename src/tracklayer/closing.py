@@ -43,13 +43,14 @@ def close(
     error: str | None = None,
     ended_at: int | None = None,
     everywhere: bool = False,
-) -> None:
+) -> bool:
     """End the parent of a workflow run, safe to repeat.
 
     Stage runs that are still RUNNING are ended KILLED: their processes died without a word. Those that are open in
     this very process are not; they will end themselves. Neither are those that have started since `ended_at`, by more
     than clocks may differ: the word of the end came late, and the workflow run goes on meanwhile (it was cleared, or is
-    retried). Then its parent is left open, too, for another end is to come. In the end the runs that fed this workflow
+    retried), or a task has come to start all the same, which its orchestrator will stop. Then the parent is left open,
+    too: it is worth another try when they have ended. In the end the runs that fed this workflow
     run get their lists of downstream runs.
 
     Args:
@@ -63,6 +64,9 @@ def close(
         ended_at: when it ended, in milliseconds since the epoch; None is now.
         everywhere: True if its stage runs may be in any experiment, whatever the settings say.
 
+    Returns:
+        False if it goes on, so that its parent was left open.
+
     Raises:
         StoreError: the back end cannot be reached; nothing is half done that a repetition does not do.
     """
@@ -71,7 +75,7 @@ def close(
     found = parent or backend.parent(key) or _find(context, settings, backend, key)
     if found is None:
         log.debug("no stage of %s was tracked: there is no parent to end", key)
-        return
+        return True
     store = backend.store
     members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
@@ -84,7 +88,7 @@ def close(
         (run.start_time or 0) > ended_at + CLOCKS for run in running
     ):
         log.info("%s goes on: it ended once, and tasks of it have started since", key)
-        return
+        return False
     if error:
         message = str(Redaction(settings.redact).mask("error", error))[:1_000]
         store.log_batch(found.run_id, tags={"tracklayer.error.message": message})
@@ -94,6 +98,7 @@ def close(
     if settings.describe_upstream:
         with fence("describing the runs upstream", settings.on_error):
             describe_upstream(backend, [*members, store.get_run(found.run_id)])
+    return True
 
 
 def give_up(store: Store, key: str, ended_at: int) -> None:

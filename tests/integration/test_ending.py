@@ -24,7 +24,7 @@ from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import End, Header, Log, Lost
+from tracklayer.journal.operations import Close, End, Header, Log, Lost
 from tracklayer.journal.recorder import Recorder, recorder_of
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
@@ -162,6 +162,37 @@ def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
     assert ("tracklayer.error.message" in above.tags) == (parent == "FAILED")
     close(context, "FINISHED", settings, backend, ended_at=ENDED)
     assert backend.store.get_run(above.run_id).status == "FINISHED"
+
+
+def test_a_task_that_starts_after_the_end_of_its_workflow_run_holds_the_parent_open_no_longer_than_itself(
+    settings: Settings,
+) -> None:
+    """A DAG run may end (by its time-out, say) while a task is starting; nobody tells of a second end."""
+    world = World(settings, None)
+    backend = world.backend()
+    assert world.opening.parent
+    context = world.opening.parent.context
+    (before,) = left_behind(settings)  # the end of the task itself, which comes later
+    aside = before.with_name(f".aside-{before.name}")
+    before.rename(aside)
+    world.append(Close(context, "FAILED", world.opening.start_time - CLOCKS - 1_000))
+    (path,) = left_behind(settings)
+    journal = LeftJournal.take(path)
+    assert journal
+    recovery = Recovery(journal, backend, settings)
+    above = backend.store.get_run(world.run().tags[PARENT_TAG])
+
+    def ended() -> bool:
+        while recovery.step():
+            pass
+        return backend.store.get_run(above.run_id).status == "FAILED"
+
+    assert not ended()
+    assert world.run().status == "RUNNING"
+    backend.store.update_run(world.run_id, status="KILLED", end_time=ENDED)
+    wait_for(ended, 30, "the end of the parent")
+    assert recovery.finish()
+    aside.rename(before)
 
 
 @pytest.mark.parametrize("mark", [LEFT_OPEN, DIED])

@@ -139,7 +139,7 @@ class Endings:
             key = workflow_run_key(operation.context.workflow_run)
             if members_of(self._settings, self._backend, parent, key, running=True, everywhere=True, limit=1):
                 raise Later(f"tasks of {local} may still be ending their runs")
-        close(
+        ended = close(
             operation.context,
             operation.status,
             self._settings,
@@ -149,6 +149,8 @@ class Endings:
             ended_at=operation.ended_at or at,
             everywhere=operation.observed,
         )
+        if not ended and milliseconds(None) - at <= WAITED:
+            raise Later(f"{local} goes on: tasks of it have started since it ended")
 
     def lost(self, operation: Lost) -> None:
         """End the runs of a try that the orchestrator has lost, if nobody who knows better does it soon."""
