@@ -200,6 +200,7 @@ def test_a_server_that_is_slow_and_there_is_waited_for(
 def test_the_server_is_looked_for_although_nothing_is_to_be_sent(mlflow_server: MlflowServer, stage: StageRun) -> None:
     recorder = stage.recorder
     assert recorder is not None
+    delivered(stage)  # an answer that is on its way would say that it is there
     with frozen(mlflow_server):
         recorder.unanswered()
         time.sleep(0.5)
@@ -214,10 +215,11 @@ def test_a_description_waits_for_nobody_and_keeps_the_links_below_it(
     mlflow_server: MlflowServer, stage: StageRun, fresh_mlflow: None
 ) -> None:
     mlflow.set_tracking_uri(mlflow_server.uri)
-    mlflow.log_metric("loss", 0.5)
+    client = MlflowClient()
+    client.log_metric(stage.run_id or "", "loss", 0.5)
     with frozen(mlflow_server):
         with taking(NO_TIME):
-            mlflow.set_tag("mlflow.note.content", "What we **tried**")
+            client.set_tag(stage.run_id or "", "mlflow.note.content", "What we **tried**")
         with taking(NO_TIME), mlflow.start_run(description="Another *word*"):
             mlflow.log_metric("loss", 0.25, step=1)
     delivered(stage)

@@ -56,7 +56,11 @@ def test_neither_the_scheduler_nor_a_task_waits(tmp_path: Path) -> None:
 
             wait_for(over, 240, "end of the DAG run")
             ended = time.monotonic()  # the parent is being ended now, and the last tasks' hooks may still be at work
-            wait_for(lambda: over() and time.monotonic() > ended + PATIENT, 60, "what comes afterwards")
+            wait_for(
+                lambda: over() and time.monotonic() > ended + PATIENT and len(gone) == len(list(took.iterdir())),
+                60,
+                "what comes afterwards",
+            )
             instances = airflow.call(f"{path}/taskInstances?limit=100")["task_instances"]
             loops = LOOP.findall(airflow.log("scheduler"))
 

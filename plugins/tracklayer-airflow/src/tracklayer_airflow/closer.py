@@ -18,8 +18,6 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from tracklayer.forking import ProcessLock
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,6 +34,8 @@ class Closer:
     """Starts `tracklayer_airflow.closing` when there is first something to do, and writes to it without waiting."""
 
     def __init__(self) -> None:
+        from tracklayer.forking import ProcessLock
+
         self._lock = ProcessLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
