@@ -86,8 +86,8 @@ def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def hold(seconds: float = 300) -> None:
-    """Wait until the test says go on, having said who and where we are."""
+def hold(seconds: float = 900) -> None:
+    """Wait until the test says go on, having said who and where we are; no longer than the test itself may take."""
     ti = get_current_context()["ti"]
     folder = Path(os.environ["TEST_HOLD"])
     (folder / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.pid").write_text(f"{os.getpid()} {os.getppid()}")
@@ -253,7 +253,7 @@ with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(
     @task.tracked(task_id="endless")
     def endless() -> None:
         log_try()
-        hold(120)
+        hold()
 
     endless()
 
@@ -262,7 +262,7 @@ with DAG("deleted", schedule=None, start_date=BEGINNING):
     @task.tracked(task_id="forgotten")
     def forgotten() -> None:
         log_try()
-        hold(90)
+        hold()
 
     forgotten()
 
