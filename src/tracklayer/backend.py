@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tracklayer import dispatch, registry
 from tracklayer.experiments import Experiments
 from tracklayer.forking import ProcessLock
+from tracklayer.singleton import singleton
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def open_backend(settings: Settings) -> Backend | None:
     return backend
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _opened() -> dict[Hashable, Backend]:
     """The back ends of this process by all that makes one; a fork, whose process id is another, opens its own."""
     return {}

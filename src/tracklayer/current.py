@@ -15,10 +15,10 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.forking import ProcessLock
+from tracklayer.singleton import singleton
 from tracklayer.workers import PROCESS_VARIABLE, mark_workers, stage_of_worker, starter
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _nested(runs: list[StageRun]) -> bool:
     return all(inner.outer is outer for outer, inner in itertools.pairwise(runs))
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _open_stages() -> _OpenStages:
     return _OpenStages()
 
@@ -156,7 +156,7 @@ def _attached() -> StageRun | None:
     return _attachments()[key]
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _attachments() -> dict[tuple[int, str], StageRun | None]:
     """The runs that this process is attached to; None for one that it cannot log to."""
     return {}

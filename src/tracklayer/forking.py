@@ -11,8 +11,9 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol
+
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ class _Gate:
         self.lock = threading.RLock()
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _gate() -> _Gate:
     gate = _Gate()
     os.register_at_fork(before=gate.shut, after_in_parent=gate.open, after_in_child=gate.replace)
@@ -70,9 +71,9 @@ def tell_of_forks(item: Forked) -> None:
     _told().add(item)
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _told() -> weakref.WeakSet[Forked]:
-    """Who is told. Two of these, made by two threads at once, do no harm: each is registered, with what is in it."""
+    """Who is told."""
     told = weakref.WeakSet[Forked]()
 
     def tell() -> None:

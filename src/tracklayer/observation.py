@@ -15,12 +15,12 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tracklayer.current import enter, leave, stages_entered
 from tracklayer.fence import fence
 from tracklayer.forking import ProcessLock
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -189,7 +189,7 @@ class _Observed:
         self.observation: Observation | None = None
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _observed() -> _Observed:
     return _Observed()
 

@@ -8,21 +8,21 @@ import time
 import uuid
 from collections import Counter
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from socket import gethostname
 
 from tracklayer.context import SCRIPT, RunContext, TaskRun, WorkflowRun
+from tracklayer.singleton import singleton
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _process() -> tuple[int, str, datetime]:
     """Process id, workflow-run id and time of the process that first asked; a fork of it shares its workflow run."""
     now = datetime.now(UTC)
     return os.getpid(), f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}", now
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _opened() -> Counter[str]:
     """How often each task was opened in this process."""
     return Counter()

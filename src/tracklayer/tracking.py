@@ -35,6 +35,7 @@ from tracklayer.provisional import is_provisional
 from tracklayer.redaction import Redaction
 from tracklayer.scripts import script_context
 from tracklayer.settings import Settings
+from tracklayer.singleton import singleton
 from tracklayer.stage import ERROR_LENGTH, StageRun
 
 if TYPE_CHECKING:
@@ -404,7 +405,7 @@ def _close_at_exit(context: RunContext, settings: Settings, backend: Backend) ->
     atexit.register(end)
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _ended_at_exit() -> set[tuple[int, str, str]]:
     """Workflow runs whose end is already arranged for: process id, tracking URI, key."""
     return set()

@@ -12,8 +12,9 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
+
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,7 +73,7 @@ def _stage_of_worker() -> tuple[str, int] | None:
     return (token, int(process_id)) if token and process_id.isdecimal() else None
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _stages() -> dict[int, tuple[str, int]]:
     """The stage of this worker, by process id: a fork has its own."""
     return {}

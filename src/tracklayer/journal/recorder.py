@@ -29,6 +29,7 @@ from tracklayer.journal.promises import Promises
 from tracklayer.journal.sender import Sender
 from tracklayer.journal.watch import Silence, watched
 from tracklayer.provisional import PENDING, provisional_id
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -453,7 +454,7 @@ def close_recorders(*, carry: str | None = None) -> None:
             recorder.close(carry=carry)
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _recorders() -> dict[tuple[int, str], Recorder]:
     """The recorders by process and tracking URI: a forked process finds those of its parent, and uses none of them."""
     return {}

@@ -8,7 +8,6 @@ created then if need be. The same id in a later call, in whatever process, is re
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Experiment, LifecycleStage
@@ -20,6 +19,7 @@ from tracklayer.mlflow_plugins.observing import prospective_state
 from tracklayer.mlflow_plugins.stages import StageState, guard, home_name, is_home
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
 from tracklayer.provisional import BY_NAME, PENDING
+from tracklayer.singleton import singleton
 from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class ExperimentCalls(StoreCalls):
         return experiment
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _experiments() -> dict[tuple[str, str], Any]:
     """MLflow's entities of experiments that this process has met, by tracking URI and name."""
     return {}

@@ -6,12 +6,12 @@ import os
 import re
 import shutil
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracklayer.journal.operations import Artifact
 from tracklayer.mlflow_plugins.stages import current_stage, state_of_run, states, tracked_in
 from tracklayer.provisional import is_provisional
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -194,7 +194,7 @@ def _stage(owner: str) -> StageRun | None:
     return None if state is None else state.stage
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _known() -> dict[str, Kept]:
     """What this process has kept, by the local id of run or model."""
     return {}

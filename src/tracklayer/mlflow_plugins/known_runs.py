@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.mlflow_plugins.stages import home_name
 from tracklayer.provisional import BY_NAME, PENDING, is_provisional
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -175,13 +175,13 @@ class Room:
             self._left = POINTS_KEPT - kept
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _room() -> Room:
     """That of this process."""
     return Room()
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _known() -> dict[str, KnownRun]:
     """The runs by local id, and by the server's id once that was met."""
     return {}

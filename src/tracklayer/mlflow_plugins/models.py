@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
@@ -24,6 +23,7 @@ from tracklayer.mlflow_plugins.provisional_ids import found_model
 from tracklayer.mlflow_plugins.stages import guard
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE
 from tracklayer.provisional import is_provisional, provisional_model_id
+from tracklayer.singleton import singleton
 from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def pairs(items: Any) -> dict[str, str]:
     return {str(item.key): str(item.value) for item in items}
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _known() -> dict[str, LoggedModel]:
     """The models that were created in this process inside stages, by the id that was given out."""
     return {}

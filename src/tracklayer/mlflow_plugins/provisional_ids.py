@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from tracklayer.provisional import id_tag
+from tracklayer.singleton import singleton
 from tracklayer.store.opening import open_store
 
 
@@ -42,6 +41,6 @@ def found_model(tracking_uri: str, identifier: str) -> str | None:
     return known
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _found() -> dict[tuple[str, str], str]:
     return {}

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from tracklayer.forking import ProcessLock
 from tracklayer.provisional import BY_NAME, PENDING
+from tracklayer.singleton import singleton
 from tracklayer.workers import starter
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class StageState:
         return run_id == self.run_id or run_id in self.children
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _states() -> dict[str, StageState]:
     """The states of the stages in which MLflow was used, by run id."""
     return {}

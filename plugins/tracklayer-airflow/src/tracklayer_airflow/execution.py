@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +12,7 @@ from tracklayer.backend import page_url, tracking_uri
 from tracklayer.exceptions import SettingsError
 from tracklayer.fence import fence
 from tracklayer.provisional import is_provisional
+from tracklayer.singleton import singleton
 from tracklayer.tracking import track
 from tracklayer_airflow import awaited, carriers, handover, place, server
 from tracklayer_airflow.links import MLflowParentLink, MLflowRunLink, push_url
@@ -105,7 +105,7 @@ class _Last:
         self.value: tuple[tuple[object, ...], StageRun] | None = None
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _last() -> _Last:
     return _Last()
 

@@ -9,9 +9,9 @@ import tempfile
 import threading
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from tracklayer.singleton import singleton
 from tracklayer_kubeflow import graph, variables
 from tracklayer_kubeflow.handover import LocalFolder, LocalRun, parameters
 
@@ -49,7 +49,7 @@ def run_locally(
         _turn().release()
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _turn() -> threading.Lock:
     return threading.Lock()
 

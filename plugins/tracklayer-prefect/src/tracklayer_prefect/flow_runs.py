@@ -10,13 +10,13 @@ from dataclasses import fields, is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
-from functools import lru_cache
 from pathlib import PurePath
 from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from tracklayer.forking import ProcessLock
+from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from tracklayer.context import RunRef
@@ -79,12 +79,12 @@ class FlowRunNotes:
             return set(runs) if kept is value else set()
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _known() -> OrderedDict[UUID, FlowRunNotes]:
     return OrderedDict()
 
 
-@lru_cache(maxsize=1)
+@singleton
 def _lock() -> ProcessLock:
     return ProcessLock()
 
