@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import resource
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import urllib3
 from harness.journal import MIB, NOON, appended, everything, header, point, steps
 from harness.leaving import opening_of
 from harness.process import wait_for
+from harness.proxy import refused_port
 from tracklayer.backend import open_backend
 from tracklayer.journal.failures import JournalFull
 from tracklayer.journal.folder import JournalFolder
@@ -58,6 +60,41 @@ def test_a_run_is_told_what_a_full_journal_did_not_take(
     assert run.params == {"lr": "0.1"}
     assert run.status == "FINISHED"
     assert recorder.close()
+
+
+def beside_a_full_disk(uri: str, small_disk: Path) -> tuple[Recorder, str]:
+    """A recorder that had no room on the disk for all that it took, and the id of its run; now there is room."""
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(200_000))
+    settings = Settings(tracking_uri=uri, journal=str(small_disk), patience=0.2)
+    backend = open_backend(settings)
+    assert backend is not None
+    recorder = Recorder(backend, settings)
+    run_id = recorder.begin(opening_of("disk-full"), wait=0).ref.run_id
+    for step in range(1_500):
+        recorder.append(Log(run_id, (Point("loss", 1.0, NOON, step),)))
+    ballast.unlink()
+    return recorder, run_id
+
+
+def points_on(small_disk: Path) -> int:
+    """How many records are in journals there: a point each, and what opens the run."""
+    return sum(info.records for info in JournalFolder(small_disk).journals())
+
+
+def test_what_is_in_memory_goes_to_the_disk_though_nothing_more_is_logged(small_disk: Path) -> None:
+    with refused_port() as uri:
+        recorder, _ = beside_a_full_disk(uri, small_disk)
+        wait_for(lambda: points_on(small_disk) >= 1_500, 60, "what was in memory, on the disk")
+        assert not recorder.close()
+
+
+def test_what_is_in_memory_goes_to_the_disk_though_a_request_is_under_way_in_the_end(small_disk: Path) -> None:
+    """The server takes the request and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recorder, _ = beside_a_full_disk(f"http://127.0.0.1:{silent.getsockname()[1]}", small_disk)
+        assert not recorder.close()
+        assert points_on(small_disk) >= 1_500
 
 
 class TestFullDisk:

@@ -32,7 +32,7 @@ def test_a_dag_that_starts_another_and_waits_for_it(
     (folder / DAG.name).write_text(DAG.read_text())
     with ExitStack() as stack:
         home = AirflowHome(tmp_path / "home", folder, database=stack.enter_context(postgresql.database()))
-        environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
+        environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_AIRFLOW_OWN_RUNS": "true"}
         airflow = stack.enter_context(AirflowService(home, environ=environ, triggerer=True))
         run_id = airflow.trigger("waiting")
         state = airflow.wait("waiting", run_id, seconds=240)["state"]
@@ -51,7 +51,7 @@ def test_a_dag_that_starts_another_and_waits_for_it(
         triggering: dict[str, Any] = airflow.links("waiting", run_id, "start")
 
     runs = sorted(name(run) for run in waiting.runs if name(run))
-    tasks = ["deferred", "mapped", "one", "rescheduled", "start", "start_and_wait", "use", "whole"]
+    tasks = ["deferred", "mapped", "observed", "one", "rescheduled", "start", "start_and_wait", "use", "whole"]
     assert runs == tasks, "one run each, however often it was resumed"
     assert {run.status for run in waiting.runs if name(run)} == {"FINISHED"}
     # the links on the pages
@@ -67,7 +67,8 @@ def test_a_dag_that_starts_another_and_waits_for_it(
     assert awaited.upstream("prepare") == [start]
     # and came back by the sensors
     assert waiting.upstream("one") == sorted(["start", awaited.run("prepare").run_id])
+    assert waiting.upstream("observed") == sorted(["start", awaited.run("prepare").run_id])
     assert waiting.upstream("mapped") == sorted(["start", awaited.run("part[0]").run_id])
     assert waiting.upstream("whole") == sorted(["start", awaited.parent.run_id])
-    assert waiting.upstream("use") == ["mapped", "one", "whole"]
+    assert waiting.upstream("use") == ["mapped", "observed", "one", "whole"]
     assert waiting.upstream("rescheduled") == waiting.upstream("deferred") == []

@@ -201,6 +201,12 @@ class LiveJournal:
             log.warning("the journal %s is damaged: %d bytes are passed over", self.path, found - expected)
         return records
 
+    def save(self) -> None:
+        """Write what is in memory to the disk, if that can be done by now."""
+        with self._lock:
+            if not self._closed and not self._busy:  # a signal handler came in the middle of an append
+                self._save()
+
     def close(self, *, remove: bool, end: int | None = None) -> None:
         """Write no more, and let others deliver what is left.
 

@@ -100,7 +100,7 @@ class Recorder:
             self._delivery,
             backend.store,
             interval=settings.flush_interval,
-            on_failure=self._promises.failed,
+            on_failure=self._failed,
             on_idle=self._idle,
         )
 
@@ -348,6 +348,7 @@ class Recorder:
         if not self._sender.stop(STOPPING if url else patience):
             # It is in the middle of a request: the lock goes with the process, not before. A copy can leave all the
             # same: if the request still succeeds, whoever delivers the copy finds what it has done.
+            self._journal.save()
             self._carried(url)
             return False
         end = self._journal.end
@@ -396,6 +397,11 @@ class Recorder:
             if not waiter.wait(wait):
                 self._sender.slow()
         return waiter
+
+    def _failed(self, error: StoreError) -> None:
+        """The server is away: tell who waits for it, and what is in memory goes to a disk that has room again."""
+        self._promises.failed(error)
+        self._journal.save()
 
     def _idle(self) -> None:
         """Everything of this process is sent: time for what others left behind."""

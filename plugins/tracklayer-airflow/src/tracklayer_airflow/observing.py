@@ -156,8 +156,20 @@ def _end(ti: Any, rules: Rules, error: Any, *, skipped: bool) -> None:
     if observation.run is not None:
         outcome = _outcome(error, skipped=skipped)
         failed = outcome.status in {"FAILED", "KILLED"}
+        if not failed:
+            _link_awaited(ti, observation.run)
         observation.end(outcome.status, note=outcome.note, error=error if failed else None)
     observe(None)
+
+
+def _link_awaited(ti: Any, run: StageRun) -> None:
+    """Link a sensor's run to what it has waited for in another DAG. Most tasks are no such sensor."""
+    from tracklayer.fence import fence
+    from tracklayer_airflow import awaited
+
+    with fence("linking what the task has waited for", run.settings.on_error):
+        for upstream in awaited.upstream(ti.task, ti.get_template_context()):
+            run.link(upstream)
 
 
 def _left_open(error: Any) -> None:  # noqa: ARG001  # there is none

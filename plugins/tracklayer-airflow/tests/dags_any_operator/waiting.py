@@ -53,6 +53,7 @@ with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
     after = {
         "one": tracked(ExternalTaskSensor)(task_id="one", external_task_id="prepare", mode="reschedule", **QUICK),
         "mapped": tracked(ExternalTaskSensor)(task_id="mapped", external_task_ids=["part"], **QUICK),
+        "observed": ExternalTaskSensor(task_id="observed", external_task_id="prepare", **QUICK),
         "whole": tracked(ExternalTaskSensor)(task_id="whole", deferrable=True, **QUICK),
     }
 
