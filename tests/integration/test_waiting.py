@@ -13,7 +13,12 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
+from harness.leaving import opening_of
 from tracklayer import RunContext, TaskRun, WorkflowRun, track
+from tracklayer.backend import open_backend
+from tracklayer.journal.operations import End, Log
+from tracklayer.journal.recorder import Recorder
+from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -59,6 +64,22 @@ def context() -> RunContext:
     return RunContext(
         workflow_run=WorkflowRun(orchestrator="test", workflow=workflow, run_id="r1"), task_run=TaskRun(task="fit")
     )
+
+
+def test_a_look_whether_all_is_delivered_says_nothing_about_the_server(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    settings = Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path), patience=20.0)
+    backend = open_backend(settings)
+    assert backend is not None
+    recorder = Recorder(backend, settings)
+    run_id = recorder.begin(opening_of("look"), wait=30).ref.run_id
+    recorder.append(Log(run_id, params={"lr": "0.1"}))
+    assert not recorder.flush(0.0)
+    assert not recorder.away
+    assert recorder.flush()
+    recorder.append(End(run_id, "FINISHED", 1))
+    assert recorder.close()
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ class Sender:
         Args:
             target: a position of the journal.
             patience: seconds without any progress after which waiting ends.
-            limit: seconds after which waiting ends in any case; None for no limit.
+            limit: seconds after which waiting ends in any case; None for no limit. 0 is only a look.
             doubt: seconds without any progress after which it ends, too, if the server is not there at all; infinity
                 does not look whether it is.
 
@@ -166,9 +166,9 @@ class Sender:
                 if self._delivery.requests != seen:
                     seen, quiet, looked = self._delivery.requests, now, now
                 left = min(quiet + patience, begun + (math.inf if limit is None else limit)) - now
-                if left <= 0:
+                if left <= 0 and limit != 0.0:  # a look says nothing about the server
                     self.slow()
-                if self.away or self._stopping:
+                if left <= 0 or self.away or self._stopping:
                     return False
                 pause = min(left, looked + doubt / 2 - now)
                 if pause > 0:
