@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 TASKS: Final = 200
+PAGE: Final = 100
+"""No more items than these are in one answer of Airflow's API, whatever is asked for (its ``maximum_page_limit``)."""
 LOOP: Final = re.compile(r"Ran scheduling loop in ([\d.]+) ms")
 
 
@@ -140,7 +142,11 @@ def run(way: Way, folder: Path, tasks: int) -> Sample:
             heartbeat = max(heartbeat, time.time() - datetime.fromisoformat(last).timestamp())
             time.sleep(1)
         assert dag_run["state"] == "success", dag_run
-        instances = service.call(f"{path}/taskInstances?limit=1000")["task_instances"]
+        instances = [
+            item
+            for begin in range(0, tasks, PAGE)
+            for item in service.call(f"{path}/taskInstances?limit={PAGE}&offset={begin}&order_by=id")["task_instances"]
+        ]
         loops = [float(found) for found in LOOP.findall(service.log("scheduler"))]
     began = {item["task_id"]: datetime.fromisoformat(item["start_date"]).timestamp() for item in instances}
     lines = (line.split() for line in (folder / "beginnings").read_text().splitlines())

@@ -193,25 +193,33 @@ def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], 
             "raw batches of 1,000": lambda: raw.batches(scale.batches),
             "run.log_metric until delivered": lambda: float(way.ask("deliver", points)),
             "what is queued": queued,
+            "the same raw batches once more": lambda: raw.batches(scale.batches),
         }
         way.ask("deliver", 1_000)
         raw.batches(1)
         taken: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(scale.deliveries):
             names = list(sides)
-            for name in names[turn % 3 :] + names[: turn % 3]:
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 taken[name].append(sides[name]())
         stored = _points(server.uri, way.ask("run"))
         memory = way.ask("memory")["most"]
-    theirs, *ours = sides
+    theirs, *ours, again = sides
     for name in sides:
         yield figure(f"points a second, {name}, {database}", points / statistics.median(taken[name]), "points")
     for name in ours:
-        throughput = statistics.median(their / our for our, their in zip(taken[name], taken[theirs], strict=True))
+        throughput = statistics.median(_throughputs(taken, name, theirs))
         yield figure(f"… throughput of {name}, to raw batches, {database}", throughput, "×", 1, at_least=True)
+    noise = _throughputs(taken, again, theirs)
+    yield figure(f"… noise: raw batches to themselves, {database}", statistics.median(noise), "×")
     expected = 1_000 + len(ours) * scale.deliveries * points
     yield figure(f"… points that are missing at the end, {database}", expected - stored, "points", 0)
     yield figure(f"memory, delivering, {database}", memory, "MB")
+
+
+def _throughputs(taken: Mapping[str, Sequence[float]], name: str, to: str) -> list[float]:
+    """How much more of the one is done in the same time than of the other, turn by turn."""
+    return [their / our for our, their in zip(taken[name], taken[to], strict=True)]
 
 
 def deliveries_apart(
