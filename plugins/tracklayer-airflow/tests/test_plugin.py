@@ -65,6 +65,17 @@ bag = DagBag(sys.argv[1])
 print(sorted(bag.dags), list(bag.import_errors.values()))
 """
 
+LISTENERS = """
+from airflow.listeners.listener import get_listener_manager
+print("listeners:", sorted(type(one).__name__ for one in get_listener_manager().pm.get_plugins()))
+"""
+
+OTHER_LISTENER = """
+import types
+from airflow.listeners.listener import get_listener_manager
+get_listener_manager().add_listener(types.ModuleType("somebody_elses"))
+"""
+
 
 def run(airflow_home: AirflowHome, code: str, *arguments: str, environ: dict[str, str]) -> str:
     done = subprocess.run(
@@ -179,10 +190,17 @@ print(conf.get("tracklayer", "enabled"))
     assert "True" in run(airflow_home, code, environ={})
 
 
-def test_dags_that_end_from_a_trigger_load_without_the_listener(airflow_home: AirflowHome) -> None:
-    """Airflow refuses such DAGs while any listener is registered; this is what the switch is for."""
+def test_dags_that_end_from_a_trigger_load_beside_our_listeners(airflow_home: AirflowHome) -> None:
+    """Airflow refuses such DAGs while any listener is registered; ours are back when one is loaded."""
     folder = str(Path(__file__).parent / "dags_from_trigger")
-    with_listener = run(airflow_home, IMPORT_ERRORS, folder, environ={})
-    without = run(airflow_home, IMPORT_ERRORS, folder, environ={"TRACKLAYER_AIRFLOW_LISTENER": "false"})
-    assert "Listeners are not supported with end_from_trigger=True" in with_listener
+    code = IMPORT_ERRORS + LISTENERS
+    ours, without, others = (
+        run(airflow_home, before + code, folder, environ=environ)
+        for before, environ in (("", {}), ("", {"TRACKLAYER_AIRFLOW_LISTENER": "false"}), (OTHER_LISTENER, {}))
+    )
+    assert "['from_trigger'] []" in ours
+    assert "listeners: ['AfterwardsListener', 'DagRunListener', 'TaskListener']" in ours
     assert "['from_trigger'] []" in without
+    assert "listeners: []" in without
+    assert "Listeners are not supported with end_from_trigger=True" in others
+    assert "listeners: ['AfterwardsListener', 'DagRunListener', 'TaskListener', 'module']" in others

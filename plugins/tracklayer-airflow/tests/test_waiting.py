@@ -51,9 +51,21 @@ def test_a_dag_that_starts_another_and_waits_for_it(
         triggering: dict[str, Any] = airflow.links("waiting", run_id, "start")
 
     runs = sorted(name(run) for run in waiting.runs if name(run))
-    tasks = ["deferred", "mapped", "observed", "one", "rescheduled", "start", "start_and_wait", "use", "whole"]
+    tasks = [
+        "deferred",
+        "from_trigger",
+        "mapped",
+        "observed",
+        "one",
+        "rescheduled",
+        "start",
+        "start_and_wait",
+        "use",
+        "whole",
+    ]
     assert runs == tasks, "one run each, however often it was resumed"
     assert {run.status for run in waiting.runs if name(run)} == {"FINISHED"}
+    assert waiting.run("from_trigger").tags["tracklayer.outcome"] == "ends from its trigger"
     # the links on the pages
     pages = f"{mlflow_server.uri}/#/experiments/{waiting.parent.experiment_id}/runs/"
     assert links["MLflow run"] == pages + waiting.run("one").run_id

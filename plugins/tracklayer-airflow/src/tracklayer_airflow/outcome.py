@@ -20,6 +20,9 @@ _OUTCOMES: Final = {
 """What Airflow's own exceptions mean. They are told by name, because their home differs between Airflow's versions
 and not every version has all of them."""
 
+FROM_TRIGGER: Final = Outcome("FINISHED", "ends from its trigger")
+"""A task that is deferred for good: its trigger ends it (``end_from_trigger=True``)."""
+
 
 def of_task(error: BaseException) -> Outcome:
     """What an exception that leaves a task's ``execute`` says about the task.
@@ -32,5 +35,6 @@ def of_task(error: BaseException) -> Outcome:
     for kind in type(error).__mro__:
         outcome = _OUTCOMES.get(kind.__name__) if kind.__module__.partition(".")[0] == "airflow" else None
         if outcome is not None:
-            return outcome
+            # What a trigger ends comes back to no process of ours, and no listener hears of it.
+            return FROM_TRIGGER if getattr(getattr(error, "trigger", None), "end_from_trigger", False) else outcome
     return Outcome("FAILED") if isinstance(error, SystemExit) else of_exception(error)

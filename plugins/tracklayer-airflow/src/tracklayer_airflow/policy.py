@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from tracklayer_airflow import celery_worker
+from tracklayer_airflow import celery_worker, from_trigger
 
 hookimpl = pluggy.HookimplMarker("airflow.policy")
 
@@ -23,9 +23,19 @@ log = logging.getLogger("tracklayer")
 
 
 @hookimpl
+def dag_policy(dag: Any) -> None:
+    """Let Airflow load a DAG with a task that its trigger ends. Never raises: Airflow would not load any."""
+    try:
+        from_trigger.step_aside(dag)
+    except Exception:
+        log.warning("tracking: a DAG whose task ends from its trigger may not be loaded", exc_info=True)
+
+
+@hookimpl
 def task_policy(task: Any) -> None:
     """Give an observed task the link to its run. Never raises: Airflow would not load the DAG."""
     try:
+        from_trigger.come_back(task)
         from tracklayer_airflow.rules import rules_here
 
         rules = rules_here()

@@ -14,9 +14,8 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How Airflow is tracked.
 
     Attributes:
-        listener: end the parent run when the DAG run ends, by a listener in the scheduler. Airflow (seen in 3.3)
-            refuses to load DAGs with a task that has ``end_from_trigger=True`` while any listener is registered: set
-            this to false if you have such DAGs; parents then stay RUNNING.
+        listener: end the parent run when the DAG run ends, by a listener in the scheduler; without it parents stay RUNNING
+            until they are reconciled.
         arguments: log the arguments of tracked Python functions as params.
         mlflow_conn_id: the Airflow connection (of the type ``mlflow``) with the server that tracked tasks are tracked at;
             Airflow's own option ``[tracklayer] mlflow_conn_id`` goes before it. If there is neither, MLflow's

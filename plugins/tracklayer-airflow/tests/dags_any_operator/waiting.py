@@ -9,7 +9,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
 from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
-from airflow.sdk import DAG, BaseSensorOperator, PokeReturnValue, task
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, PokeReturnValue, task
 
 from tracklayer_airflow import tracked
 
@@ -29,6 +30,15 @@ class Rescheduled(BaseSensorOperator):
 
     def poke(self, context: Any) -> PokeReturnValue:
         return PokeReturnValue(context["task_reschedule_count"] >= 2, xcom_value="poked")
+
+
+class FromTrigger(BaseOperator):
+    """Is deferred for good: its trigger ends it."""
+
+    end_from_trigger = True
+
+    def execute(self, context: Any) -> None:
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=PAUSE), end_from_trigger=True), method_name="never")
 
 
 with DAG("awaited", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
@@ -65,4 +75,5 @@ with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         task_id="start_and_wait", trigger_dag_id="empty", wait_for_completion=True, deferrable=True, poke_interval=PAUSE
     )
     tracked(Rescheduled)(task_id="rescheduled", mode="reschedule", poke_interval=PAUSE)
+    tracked(FromTrigger)(task_id="from_trigger")
     tracked(TimeDeltaSensor)(task_id="deferred", delta=timedelta(seconds=PAUSE), deferrable=True)
