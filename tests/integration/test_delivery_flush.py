@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from harness.proxy import refused_port
 from tracklayer.backend import open_backend
 from tracklayer.journal.carrying import SUFFIX, CarryingError, carried, fetched, shelf
 from tracklayer.journal.folder import JournalFolder
-from tracklayer.journal.operations import End, Log
+from tracklayer.journal.operations import End, Log, Point
 from tracklayer.journal.recorder import Recorder
 from tracklayer.settings import Settings
 
@@ -99,6 +100,44 @@ def test_what_was_left_behind_is_delivered_to_the_server_that_it_is_for(
     assert left(settings) == []
     assert runs(settings, name)["train"].status == "FINISHED"
     assert runs(settings, f"{name}-2")["train"].status == "KILLED"
+
+
+def test_who_sits_at_a_terminal_sees_how_far_it_is(settings: Settings, proxy: RecordingProxy, name: str) -> None:
+    backend = open_backend(settings)
+    assert backend
+    with proxy.refused():
+        recorder = Recorder(backend, settings)
+        run_id = recorder.begin(opening_of(name), wait=0).ref.run_id
+        for step in range(10_000):
+            recorder.append(Log(run_id, (Point("loss", 1.0, 1, step),)))
+        recorder.append(End(run_id, "FINISHED", 1))
+        assert not recorder.close()
+    [journal] = left(settings)
+    terminal, end = os.openpty()
+    try:
+        with subprocess.Popen(
+            COMMAND, env=environment(settings, COLUMNS="150"), stdout=subprocess.PIPE, stderr=end
+        ) as program:
+            os.close(end)
+            seen = b""
+            while part := _read(terminal):
+                seen += part
+            assert program.stdout is not None
+            assert program.stdout.read() == b"1 journal delivered.\n"
+    finally:
+        os.close(terminal)
+    assert journal.name in seen.decode()
+    percentages = [int(found) for found in re.findall(rb"(\d+) %", seen)]
+    assert percentages == sorted(percentages)
+    assert any(0 < percentage < 100 for percentage in percentages)
+    assert len(set(percentages)) > 2
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:  # Linux says so that nobody has its other end any more
+        return b""
 
 
 def _beside(program: str, journal: Path) -> subprocess.Popen[bytes]:
