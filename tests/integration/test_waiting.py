@@ -14,15 +14,17 @@ import pytest
 from mlflow import MlflowClient
 
 from harness.leaving import opening_of
+from harness.process import wait_for
 from tracklayer import RunContext, TaskRun, WorkflowRun, track
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import End, Log
 from tracklayer.journal.recorder import Recorder
 from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
+from tracklayer.store.transport import DELAYS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
@@ -66,20 +68,67 @@ def context() -> RunContext:
     )
 
 
-def test_a_look_whether_all_is_delivered_says_nothing_about_the_server(
-    mlflow_server: MlflowServer, tmp_path: Path
-) -> None:
-    settings = Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path), patience=20.0)
+def recording(uri: str, tmp_path: Path) -> tuple[Recorder, str]:
+    """A recorder, and the id of a run that the server has."""
+    settings = Settings(tracking_uri=uri, journal=str(tmp_path / "journal"), patience=20.0)
     backend = open_backend(settings)
     assert backend is not None
     recorder = Recorder(backend, settings)
-    run_id = recorder.begin(opening_of("look"), wait=30).ref.run_id
+    return recorder, recorder.begin(opening_of("waiting"), wait=30).ref.run_id
+
+
+def ends(recorder: Recorder, run_id: str) -> None:
+    """The run's end arrives, and nothing is left."""
+    recorder.append(End(run_id, "FINISHED", 1))
+    wait_for(lambda: recorder.flush(30), 60, "delivery")
+    assert recorder.close()
+
+
+def test_a_server_that_is_away_is_asked_ever_more_seldom(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path
+) -> None:
+    proxy = proxy_before(mlflow_server.uri)
+    recorder, run_id = recording(proxy.uri, tmp_path)
+    asked: list[float] = []
+
+    def reset(handler: Any) -> None:
+        asked.append(time.monotonic())
+        handler.reset()
+
+    proxy.fault(reset, times=1_000)
+    recorder.append(Log(run_id, params={"lr": "0.1"}))
+    assert not recorder.flush(0.5)
+    tries = len(DELAYS) + 1
+    wait_for(lambda: len(asked) > 3 * tries, 30, "four attempts")
+    pauses = [asked[number * tries] - asked[number * tries - 1] for number in (1, 2, 3)]
+    assert pauses[0] < pauses[2]
+    proxy.forget()
+    ends(recorder, run_id)
+
+
+def test_a_server_that_says_when_to_come_again_is_left_alone_until_then(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path
+) -> None:
+    proxy = proxy_before(mlflow_server.uri)
+    recorder, run_id = recording(proxy.uri, tmp_path)
+    proxy.forget()
+    proxy.answer(429, headers={"Retry-After": "6"})
+    begun = time.monotonic()
+    recorder.append(Log(run_id, params={"lr": "0.1"}))
+    assert not recorder.flush(1.0)
+    wait_for(lambda: len(proxy.requests) > 1, 30, "another try")
+    assert 5.9 < time.monotonic() - begun < 20
+    ends(recorder, run_id)
+
+
+def test_a_look_whether_all_is_delivered_says_nothing_about_the_server(
+    mlflow_server: MlflowServer, tmp_path: Path
+) -> None:
+    recorder, run_id = recording(mlflow_server.uri, tmp_path)
     recorder.append(Log(run_id, params={"lr": "0.1"}))
     assert not recorder.flush(0.0)
     assert not recorder.away
-    assert recorder.flush()
-    recorder.append(End(run_id, "FINISHED", 1))
-    assert recorder.close()
+    ends(recorder, run_id)
 
 
 @pytest.fixture
