@@ -276,11 +276,11 @@ class Sender:
 
     def _work(self, *, old: bool) -> None:
         delivery = self._delivery
-        if self._doubted:
-            with contextlib.suppress(AccessDenied, Refused, NotFound):  # it is there, and that is all one wants to know
-                self._store.ping()
-            self._doubted = False
         while True:
+            if self._doubted:
+                with contextlib.suppress(AccessDenied, Refused, NotFound):  # it is there: all that one wants to know
+                    self._store.ping()
+                self._doubted = False
             more = delivery.step(whole=old or delivery.settled < self._flush_to)
             self._reached()
             if not more or self._stopping:
@@ -288,11 +288,12 @@ class Sender:
 
     def _reached(self) -> None:
         with self._moved:
-            if self.away:
-                log.info("the tracking server is back: what was logged meanwhile is being delivered")
-            self.away = False
-            self.error = None
-            self._failures = 0
+            if not self._doubted:  # else somebody has just waited in vain, and it is asked next
+                if self.away:
+                    log.info("the tracking server is back: what was logged meanwhile is being delivered")
+                self.away = False
+                self.error = None
+                self._failures = 0
             self._moved.notify_all()
 
     def _rest(self, error: StoreError) -> None:
@@ -328,8 +329,9 @@ class Sender:
                 "delivered later",
                 self._store.uri,
             )
+        self._doubted = True
         self.away = True
-        self._doubted = self._hurry = True
+        self._hurry = True
         if self.start() and not self._resting:
             self._bell.ring()
 
