@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from airflow_story import AIRFLOW
 
 from harness.airflow import AirflowHome, AirflowService
 from harness.process import wait_for
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 DAGS = Path(__file__).parent / "dags_black_hole"
 
 LOOP = re.compile(r"^(\S+Z) .*Ran scheduling loop in ([\d.]+) ms", re.MULTILINE)
+
+SCHEDULER_TELLS = (
+    {"AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=debug"}
+    if AIRFLOW >= (3, 2)
+    else {"AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG"}
+)
+"""That the scheduler's log has its loops; Airflow 3.1 tells either all or nothing."""
 
 PATIENT = 4.0
 """Seconds: more than tracking may add where the server is away (about one) on a busy machine, and less than any time-out
@@ -43,7 +51,7 @@ def test_neither_the_scheduler_nor_a_task_waits(tmp_path: Path) -> None:
             "TRACKLAYER_AIRFLOW_OWN_RUNS": "true",
             "TRACKLAYER_AIRFLOW_SKIP_TASKS": "untracked",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-            "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=debug",
+            **SCHEDULER_TELLS,
         }
         with AirflowService(AirflowHome(tmp_path / "home", DAGS), environ=environ) as airflow:
             run_id = airflow.trigger("black_holed", {"took": str(took)})
