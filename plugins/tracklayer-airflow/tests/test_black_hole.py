@@ -102,8 +102,16 @@ def look(took: Path, gone: dict[str, float]) -> None:
     """Note which tasks' processes have ended by now: hooks run on when a task's state is told."""
     for path in took.iterdir():
         word = path.read_text().split()
-        if path.name not in gone and len(word) == 2 and not psutil.pid_exists(int(word[0])):
+        if path.name not in gone and len(word) == 2 and has_ended(int(word[0])):
             gone[path.name] = time.time()
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has; its supervisor takes five seconds now and then to see it, without tracking, too."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def seconds_around(item: Mapping[str, Any], took: Path, gone: Mapping[str, float]) -> float:
