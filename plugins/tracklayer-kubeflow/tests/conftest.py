@@ -29,6 +29,12 @@ def story(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Story
     return Story(mlflow_server.uri, name)
 
 
+@pytest.fixture(autouse=True)
+def _no_folders_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What KFP's own command makes by ``mktemp`` for each task, and leaves there, is in the test's folder."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 @pytest.fixture
 def local_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """KFP's local runner, with tasks as subprocesses of this Python; its outputs go below the folder."""

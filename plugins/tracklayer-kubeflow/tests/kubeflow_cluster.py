@@ -102,6 +102,7 @@ class Cluster:
                 "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
                 "HOME": str(self.folder),
                 "KFP_POD_NAME": f"{self.name}-x7k2p-{task}",
+                **{name: os.environ[name] for name in ("TMPDIR",) if name in os.environ},
                 "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", ""),
                 "TRACKLAYER_PATIENCE": os.environ["TRACKLAYER_PATIENCE"],
                 **self.environ,
