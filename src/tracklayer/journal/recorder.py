@@ -345,14 +345,16 @@ class Recorder:
         # sender rests, most of the time, and ends as soon as it is woken.
         url = carry or self.settings.carry
         patience = WAKING if self.away else self.settings.patience
-        if not self._sender.stop(STOPPING if url else patience):
+        stopped = self._sender.stop(STOPPING if url else patience)
+        end = self._journal.end
+        complete = stopped and self._delivery.delivered >= end
+        if not complete:
+            self._journal.save()  # what is carried away is what is on the disk
+        if not stopped:
             # It is in the middle of a request: the lock goes with the process, not before. A copy can leave all the
             # same: if the request still succeeds, whoever delivers the copy finds what it has done.
-            self._journal.save()
             self._carried(url)
             return False
-        end = self._journal.end
-        complete = self._delivery.delivered >= end
         self._journal.close(remove=complete or self._carried(url), end=end)
         return complete
 
