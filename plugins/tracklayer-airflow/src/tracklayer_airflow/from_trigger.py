@@ -9,9 +9,9 @@ Airflow refuses the DAG as it would without us.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
-OURS = "tracklayer_airflow."
+OURS: Final = "tracklayer_airflow."
 """How the modules of our listeners begin."""
 
 
