@@ -113,11 +113,35 @@ class _Timely:
         return sock
 
 
-class Connection(_Timely, HTTPConnection):
+class _Whole:
+    """What makes a connection of urllib3 send head and body of a request at once, where the body is small enough to be bytes.
+
+    In two parts a request takes two system calls, and after each our thread has to get the interpreter back from whoever
+    logs meanwhile; the server is woken twice, too.
+    """
+
+    _waits: bool = False
+    _head: bytes = b""
+
+    def request(self, method: str, url: str, body: Any = None, headers: Any = None, **more: Any) -> None:
+        """Send a request. Raises OSError."""
+        self._waits, self._head = isinstance(body, bytes) and body != b"", b""
+        super().request(method, url, body, headers, **more)  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        """Send a part of a request: of one with a body the head waits for that. Raises OSError."""
+        if self._waits:
+            self._waits, self._head = False, data
+            return
+        head, self._head = self._head, b""
+        super().send(head + data if head else data)  # type: ignore[misc]
+
+
+class Connection(_Timely, _Whole, HTTPConnection):
     """A plain connection."""
 
 
-class TlsConnection(_Timely, HTTPSConnection):
+class TlsConnection(_Timely, _Whole, HTTPSConnection):
     """A connection over TLS."""
 
 
