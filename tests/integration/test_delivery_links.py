@@ -7,8 +7,10 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
 
 from harness.leaving import BEGAN, opening_of
@@ -17,15 +19,14 @@ from tracklayer.context import RunRef, Upstream
 from tracklayer.description import NOTE_TAG
 from tracklayer.identity import upstream_tag
 from tracklayer.journal.courier import WANTED_TAG
-from tracklayer.journal.operations import Consumed, End, Log
-from tracklayer.journal.recorder import Recorder
+from tracklayer.journal.operations import Artifact, Consumed, End, Log, Point
+from tracklayer.journal.recorder import UNKEPT_TAG, Recorder
 from tracklayer.linking import link_tags, produced_tags
 from tracklayer.provisional import PENDING, is_provisional
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
@@ -44,12 +45,13 @@ class Machine:
 @pytest.fixture
 def machine(
     mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path
-) -> Iterator[Callable[[], Machine]]:
+) -> Iterator[Callable[..., Machine]]:
     made: list[Machine] = []
 
-    def make() -> Machine:
+    def make(**more: Any) -> Machine:
         proxy = proxy_before(mlflow_server.uri)
-        settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / f"machine-{len(made)}"), patience=20.0)
+        journal = str(tmp_path / f"machine-{len(made)}")
+        settings = Settings(tracking_uri=proxy.uri, journal=journal, patience=20.0, **more)
         backend = open_backend(settings)
         assert backend
         made.append(Machine(Recorder(backend, settings), proxy))
@@ -153,3 +155,42 @@ def test_what_is_logged_to_a_run_of_another_machine_waits_for_it_and_holds_up_no
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert recorder.backend.store.get_run(made.run_id).params == {"from": "elsewhere"}
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["delivered here", "left behind"])
+def test_a_run_that_waits_takes_no_room_from_the_others(
+    machine: Callable[..., Machine], name: str, *, left: bool
+) -> None:
+    one, other = machine(), machine(journal_limit=1_048_576)
+    recorder, store = other.recorder, other.recorder.backend.store
+    client = mlflow.MlflowClient(tracking_uri=other.proxy.target)
+    with given_out(one, opening_of(name, "train")) as stage:
+        recorder.append(Log(stage.run_id, (Point("waits", 1.0, BEGAN),)))
+        own = recorder.begin(opening_of(name, "evaluate"), wait=20).ref.run_id
+        for number in range(30):  # twice what the journal may take
+            for begin in range(0, 1_000, 100):
+                points = tuple(Point(f"m{number}", float(step), BEGAN, step) for step in range(begin, begin + 100))
+                recorder.append(Log(own, points))
+            recorder.append(Artifact(own, f"{number % 3}.bin", recorder.keep(bytes([number]) * 100_000)))
+            assert recorder.flush(30)
+        recorder.append(Log(stage.run_id, (Point("waits", 2.0, BEGAN, 1),)))
+        recorder.append(End(own, "FINISHED", BEGAN + 1_000))
+        assert recorder.flush(30)
+        assert list(recorder.held) == [stage.run_id]
+        if left:
+            assert not recorder.close()
+    made = run_of(one.recorder, stage.run_id)
+    if left:
+        recorder = Recorder(recorder.backend, recorder.settings)
+        recorder.look_around()
+    deadline = time.monotonic() + 60
+    while recorder.held or len(client.get_metric_history(made.run_id, "waits")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run = store.get_run(own)
+    assert (run.status, UNKEPT_TAG in run.tags) == ("FINISHED", False)
+    assert {key: len(client.get_metric_history(own, key)) for key in run.metrics} == {f"m{n}": 1_000 for n in range(30)}
+    assert [store.read_artifact(run, f"{n}.bin")[:1] for n in range(3)] == [bytes([27 + n]) for n in range(3)]
+    assert recorder.refused == 0
+    recorder.close()
+    assert list((Path(recorder.settings.journal or "")).iterdir()) == []

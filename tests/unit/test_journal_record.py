@@ -25,6 +25,7 @@ from tracklayer.journal.operations import (
     DeleteTag,
     End,
     GivenOut,
+    Gone,
     Header,
     Inputs,
     LeftOpen,
@@ -88,6 +89,7 @@ EVERY: tuple[Operation, ...] = (
     NamedModel("m-2", "m-3", "s3://m"),
     ChangeModel("m-2", status="READY"),
     Register("m-2", "flights"),
+    Gone(0),
 )
 
 

@@ -53,13 +53,18 @@ CONFS: Final = {"example_params_ui_tutorial": {"required_field": "wanted by its 
 """What DAGs want to be started with."""
 
 LEFT_OUT_OF_SCHEDULES: Final = {
-    dag_id: DAGS_LEFT_OUT[dag_id]
-    for dag_id in (
-        "example_asset_with_watchers",
-        "example_branch_dop_operator_v3",
-        "example_retry_policy",
-        "example_sensors",
-    )
+    **{
+        dag_id: DAGS_LEFT_OUT[dag_id]
+        for dag_id in (
+            "example_asset_with_watchers",
+            "example_branch_dop_operator_v3",
+            "example_retry_policy",
+            "example_sensors",
+        )
+    },
+    # Its supervisor reaps one task in ten only after five seconds, tracked or not. A task that is deferred and whose
+    # trigger has fired by then is scheduled again when the executor reports its end, for which the scheduler fails it.
+    **({"example_external_task": "is failed by Airflow at times, with or without us"} if AIRFLOW < (3, 3) else {}),
 }
 """DAGs that a real scheduler does not run, and why: it runs those, too, that wait for each other or for half a minute."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tracklayer.journal.disk import sync_folder
-from tracklayer.journal.segments import FileSegment, MemorySegment
+from tracklayer.journal.segments import FileSegment, MemorySegment, stop_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,9 +132,27 @@ class Chain:
                 first.remove()
         self._measure()
 
+    def full(self) -> list[tuple[FileSegment, int]]:
+        """The files that are not written any more, each with the position where it ends, in order.
+
+        What is written now is among them: a new one is begun, if there is something in it.
+        """
+        last = self.segments[-1]
+        if isinstance(last, FileSegment) and self._filled > len(self._first):
+            self._rotate(last)
+        return [
+            (segment, stop_of(self.segments, index))
+            for index, segment in enumerate(self.segments[:-1])
+            if isinstance(segment, FileSegment)
+        ]
+
+    def thinned(self) -> None:
+        """Something was taken out of a file."""
+        self._measure()
+
     def size_of(self, kind: type[FileSegment | MemorySegment]) -> int:
         """Bytes that all segments in files, or all those in memory, take."""
-        return sum(item.end - item.start for item in self.segments if isinstance(item, kind))
+        return sum(item.size for item in self.segments if isinstance(item, kind))
 
     def close(self) -> None:
         """Write no more."""

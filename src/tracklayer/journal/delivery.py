@@ -30,6 +30,7 @@ from tracklayer.journal.operations import (
     CreateModel,
     DeleteTag,
     End,
+    Gone,
     Header,
     Inputs,
     LeftOpen,
@@ -191,6 +192,8 @@ class Delivery:
         finally:
             self.settled = self._gathered_from()
             self._journal.progress.advance(self.delivered)
+            if self._holds:
+                self._journal.thin(self.settled, self._holds.lanes)
 
     def _step(self, *, whole: bool) -> bool:
         if self._position < self._journal.end and (records := self._journal.read(self._position)):
@@ -271,7 +274,7 @@ class Delivery:
             self._gatherer.more(operation, lane, record.position)
         elif isinstance(operation, LeftOpen):
             self._journal.progress.trying(LEFT_OPEN + operation.run)
-        elif not isinstance(operation, Header):
+        elif not isinstance(operation, Header | Gone):
             if isinstance(operation, Close):
                 self.send()
             elif isinstance(operation, BARRIERS):

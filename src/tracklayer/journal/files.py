@@ -6,10 +6,13 @@ import contextlib
 import os
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tracklayer.journal.disk import sync, sync_folder
 from tracklayer.journal.failures import JournalFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FOLDER: Final = "files"
 
@@ -129,8 +132,13 @@ class Files:
     def release(self, position: int) -> None:
         """Everything before `position` is delivered: the copies for it go. Raises OSError."""
         with self._lock:
-            for name in [name for name, (end, _, _) in self._recorded.items() if end <= position]:
-                del self._recorded[name]
+            self.remove([name for name, (end, _, _) in self._recorded.items() if end <= position])
+
+    def remove(self, names: Iterable[str]) -> None:
+        """These copies are delivered, and go. Raises OSError."""
+        with self._lock:
+            for name in names:
+                self._recorded.pop(name, None)
                 size = self._sizes.pop(name, 0)
                 if name in self._memory:
                     os.close(self._memory.pop(name))

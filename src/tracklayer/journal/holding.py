@@ -77,6 +77,11 @@ class Holds:
         return min((hold.position for hold in holds), default=None)
 
     @property
+    def lanes(self) -> frozenset[str]:
+        """All that are passed over."""
+        return frozenset(self._holds)
+
+    @property
     def retry_at(self) -> float | None:
         """When, on the monotonic clock, the next is worth another try; None if nothing is held."""
         return min((hold.until for hold in self._holds.values()), default=None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from tracklayer.journal.files import FOLDER as FILES
 from tracklayer.journal.folder import is_settled
 from tracklayer.journal.lock import Lock
-from tracklayer.journal.operations import Artifact, Header
+from tracklayer.journal.operations import Artifact, Gone, Header
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.record import Damage, Record, scan
 from tracklayer.journal.segments import load, stop_of
@@ -94,7 +94,7 @@ def _inspect(path: Path) -> JournalInfo | None:
                 continue
             if isinstance(item.operation, Header):
                 header = header or item.operation
-            else:
+            elif not isinstance(item.operation, Gone):
                 records += 1
                 left += item.position >= progress.delivered
                 if isinstance(item.operation, Artifact) and item.position >= progress.delivered:

@@ -96,6 +96,9 @@ class LeftJournal:
                 self._files.recorded(kept.file, record.next, kept.owner, kept.path)
         return records
 
+    def thin(self, before: int, waiting: frozenset[str]) -> None:
+        """It does not grow any more: nothing is done."""
+
     def close(self, *, remove: bool) -> None:
         """Let others have it.
 

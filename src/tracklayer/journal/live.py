@@ -26,13 +26,16 @@ from tracklayer.journal.progress import Progress
 from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.record import pack
 from tracklayer.journal.segments import FileSegment, MemorySegment, read
+from tracklayer.journal.thinning import Rounds, Thinned, holes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tracklayer.journal.lock import Lock
     from tracklayer.journal.operations import Header, Operation
     from tracklayer.journal.record import Record
+    from tracklayer.journal.thinning import Hole
     from tracklayer.settings import Settings
 
 log = logging.getLogger("tracklayer")
@@ -98,6 +101,7 @@ class LiveJournal:
         self._held: Lock | None = None
         self._looked_at = 0
         self._warned = False
+        self._rounds = Rounds()
         self._files = Files(None, self._lock)
         size = max(4096, min(SEGMENT, (memory if folder is None else limit) // 16))
         self._chain = Chain(pack(header, header.started_at), size=size, durable=durable, on_failure=self._warn)
@@ -207,6 +211,26 @@ class LiveJournal:
             if not self._closed and not self._busy:  # a signal handler came in the middle of an append
                 self._save()
 
+    def thin(self, before: int, waiting: frozenset[str]) -> None:
+        """Make room, where it becomes scarce, while runs wait that cannot be delivered: see `tracklayer.journal.thinning`.
+
+        Args:
+            before: everything before this position is delivered, but for what waits.
+            waiting: lanes of the runs that wait.
+        """
+        with self._lock:
+            if self._closed or self._busy or self._chain.in_memory or not self._rounds.begin(*self._filling(), waiting):
+                return
+            full = self._chain.full()
+        try:
+            for segment, stop in full:
+                if gaps := holes(segment, stop, before, waiting):
+                    self._replace(Thinned(segment, stop, gaps, durable=self._durable), gaps)
+        except OSError as error:  # a disk that has no room for the thinner one either
+            log.info("what is delivered cannot be taken out of %s: %s", self.path, error)
+        with self._lock:
+            self._rounds.done(self._filling()[0])
+
     def close(self, *, remove: bool, end: int | None = None) -> None:
         """Write no more, and let others deliver what is left.
 
@@ -239,6 +263,15 @@ class LiveJournal:
         self._files.close()
         if self._held is not None:
             self._held.forget()
+
+    def _replace(self, thinned: Thinned, gaps: Sequence[Hole]) -> None:
+        with self._lock:
+            if self._closed:
+                thinned.discard()
+                return
+            thinned.replace()
+            self._chain.thinned()
+            self._files.remove(name for gap in gaps for name in gap.copies)
 
     def _look(self, at: int) -> None:
         """Once a second: is our file still there, or (where there is none) can one be written by now?"""

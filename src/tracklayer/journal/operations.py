@@ -276,6 +276,16 @@ class Register(msgspec.Struct, frozen=True, array_like=True, tag="register"):
     tags: dict[str, str] = {}
 
 
+class Gone(msgspec.Struct, frozen=True, array_like=True, tag="gone"):
+    """What stood here was delivered and is taken out, because something before it still waits.
+
+    Attributes:
+        next: the position at which reading goes on; nothing stands between the end of this record and there.
+    """
+
+    next: int
+
+
 Operation: TypeAlias = (
     Header
     | Begin
@@ -298,5 +308,6 @@ Operation: TypeAlias = (
     | NamedModel
     | ChangeModel
     | Register
+    | Gone
 )
 """Everything that a journal holds."""

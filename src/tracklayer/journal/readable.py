@@ -26,5 +26,8 @@ class Journal(Protocol):
     def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Complete records from `position` on."""
 
+    def thin(self, before: int, waiting: frozenset[str]) -> None:
+        """Everything before a position is delivered, but for the runs that wait: the room of it may be given back."""
+
     def file(self, name: str) -> Path:
         """Where the copy of an artifact can be read."""

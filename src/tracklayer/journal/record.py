@@ -19,7 +19,7 @@ from zlib import crc32
 
 import msgspec
 
-from tracklayer.journal.operations import Operation
+from tracklayer.journal.operations import Gone, Operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         position: where its frame begins.
-        next: where the frame ends: the position of whatever comes after it.
+        next: the position of whatever comes after it: where the frame ends, but for `Gone`.
         at: when it was written, in milliseconds since the epoch.
         operation: what was written.
     """
@@ -113,6 +113,8 @@ def unpack(data: bytes | memoryview, position: int) -> Iterator[Record]:
             operation = decode(view[offset + HEAD : stop])
         except msgspec.MsgspecError:
             return
+        if type(operation) is Gone:
+            stop = max(stop, operation.next - position)
         yield Record(position + offset, position + stop, at, operation)
         offset = stop
 
@@ -147,15 +149,20 @@ def scan(data: bytes | memoryview, position: int, *, last: bool) -> Iterator[Rec
     decode = decoder(Operation).decode
     offset, size = 0, len(data)
     while offset < size:
+        jumped = False
         for frame in frames(data, position, offset):
             offset = frame.next - position
             try:
                 operation = decode(frame.payload)
             except msgspec.MsgspecError as error:
                 yield Damage(frame.position, frame.next, f"this version cannot read it: {error}", torn=False)
-            else:
-                yield Record(frame.position, frame.next, frame.at, operation)
-        if offset < size:
+                continue
+            if jumped := type(operation) is Gone:
+                offset = min(max(offset, operation.next - position), size)
+            yield Record(frame.position, position + offset, frame.at, operation)
+            if jumped:
+                break
+        if offset < size and not jumped:
             damage = _damage(memoryview(data), position, offset, last=last)
             yield damage
             offset = damage.next - position

@@ -11,6 +11,8 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Final, Protocol
 
+import msgspec
+
 from tracklayer.journal.disk import sync
 from tracklayer.journal.operations import Header
 from tracklayer.journal.record import HEAD, find, frames, head, unpack
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 SUFFIX: Final = ".seg"
 DIGITS: Final = 20
+
+_BLOCK: Final = 512
+"""Bytes of what `os.stat_result.st_blocks` counts (POSIX leaves it open, Linux and macOS do not)."""
 
 _NO_LINKS: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -40,6 +45,10 @@ class Segment(Protocol):
     @property
     def end(self) -> int:
         """Position behind its last byte."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
 
     def write(self, frame: bytes) -> None:
         """Add a frame. Raises OSError if it could not be added whole; nothing of it is there then."""
@@ -59,6 +68,11 @@ class MemorySegment:
     def end(self) -> int:
         """Position behind its last byte."""
         return self.start + len(self._data)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+        return len(self._data)
 
     def write(self, frame: bytes) -> None:
         """Add a frame."""
@@ -81,6 +95,7 @@ class FileSegment:
         self.path = path
         self.start = start
         self._descriptor = descriptor
+        self._holes = 0
 
     @classmethod
     def create(cls, folder: Path, start: int, content: bytes) -> FileSegment:
@@ -106,6 +121,11 @@ class FileSegment:
         if self._descriptor is None:
             return self.start + self.path.stat().st_size
         return self.start + os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes: what was taken out of it takes none."""
+        return self.end - self.start - self._holes
 
     @property
     def gone(self) -> bool:
@@ -141,6 +161,23 @@ class FileSegment:
             return os.pread(descriptor, size, position - self.start)
         finally:
             os.close(descriptor)
+
+    def replace(self, fresh: Path, descriptor: int) -> None:
+        """Put another file in its place, as long as this one and with holes in it; it is not written any more.
+
+        Args:
+            fresh: the other file.
+            descriptor: the same, opened: it is kept.
+
+        Raises:
+            OSError: it could not be; all is as it was.
+        """
+        os.lseek(descriptor, 0, os.SEEK_END)
+        found = os.fstat(descriptor)
+        fresh.replace(self.path)
+        self.close()
+        self._descriptor = descriptor
+        self._holes = max(0, found.st_size - found.st_blocks * _BLOCK)
 
     def sync(self) -> None:
         """Wait until what was written is on the disk. Raises OSError."""
@@ -234,4 +271,8 @@ def _window(segment: Segment, start: int, stop: int, limit: int) -> list[Record]
     records = list(unpack(data, start))
     if not records and HEAD <= len(data) < (size := head(data)) <= stop - start:
         records = list(unpack(segment.read(start, size), start))
+    if (
+        records and records[-1].next > stop
+    ):  # what was taken out ends with its segment, whatever a file from outside says
+        records[-1] = msgspec.structs.replace(records[-1], next=stop)
     return records
