@@ -230,6 +230,17 @@ class TestUntoldEnds:
         assert world.status(told) == "FAILED"
         assert world.status(timed_out) == "KILLED"
 
+    def test_they_end_while_their_workflow_run_goes_on_and_are_not_asked_for_again(self, world: World) -> None:
+        run = world.stage("wait")
+        world.tagged(run, **{OUTCOME_TAG: ELSEWHERE})
+        world.truth.workflow(world.run_id, "RUNNING")
+        world.truth.task(world.run_id, "wait", "FAILED", ENDED)
+        (done,) = world.repair()
+        assert (done.finding.kind, done.finding.change[:16]) == ("untold-end", "RUNNING → FAILED")
+        assert (world.status(run), world.get(run).end_time) == ("FAILED", MILLISECONDS)
+        world.truth.task(world.run_id, "wait", "FINISHED", ENDED)
+        assert found(world.examine()) == {}
+
     def test_one_that_is_told_meanwhile_keeps_that(self, world: World) -> None:
         run = self.left(world, "wait", "FINISHED")
         world.truth.workflow(world.run_id, "RUNNING")

@@ -61,7 +61,11 @@ class OpenParent(OpenRun):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UntoldEnd(OpenRun):
-    """A task ended without a process of its own, nobody told how, and its run does not say so; attributes as for `OpenRun`."""
+    """A task ended without a process of its own, nobody told how, and its run does not say so.
+
+    Attributes, beside those of `OpenRun`:
+        before: the run's status; ``RUNNING`` where its workflow run goes on.
+    """
 
     kind: ClassVar[str] = "untold-end"
     title: ClassVar[str] = "Runs whose tasks ended otherwise than they say"

@@ -44,7 +44,8 @@ def examine_open(page: list[Run], reader: Reader, truth: Truth, scope: Scope) ->
             if verdict.because:
                 yield LeftAlone(run=ref_of(run), because=verdict.because)
         elif owner is run:
-            yield _open(run, verdict)
+            told = truth.told(run) if is_untold(run) else None
+            yield _open(run, verdict) if told is None else _untold(run, told)
         else:
             yield _of_user_code(run, owner, verdict)
 
@@ -58,15 +59,20 @@ def examine_untold(page: list[Run], truth: Truth, scope: Scope) -> Iterator[Unto
         if not (is_untold(run) and is_ours(run) and scope.covers(run.tags)):
             continue
         verdict = truth.told(run)
-        if verdict is not None and verdict.status is not None and verdict.status != run.status:
-            yield UntoldEnd(
-                run=ref_of(run),
-                status=verdict.status,
-                ended_at=_after_start(run, verdict.ended_at),
-                because=verdict.because,
-                note=verdict.note,
-                before=run.status,
-            )
+        if verdict is not None and verdict.status != run.status:
+            yield _untold(run, verdict)
+
+
+def _untold(run: Run, verdict: Verdict) -> UntoldEnd:
+    assert verdict.status is not None
+    return UntoldEnd(
+        run=ref_of(run),
+        status=verdict.status,
+        ended_at=_after_start(run, verdict.ended_at),
+        because=verdict.because,
+        note=verdict.note,
+        before=run.status,
+    )
 
 
 def _open(run: Run, verdict: Verdict) -> OpenRun:

@@ -168,9 +168,9 @@ class _Repairer:
         return True
 
     def _tell(self, finding: UntoldEnd) -> bool:
-        """Let a run end as its task did, unless somebody has told that meanwhile, or it goes on."""
+        """Let a run end as its task did, unless somebody has told that meanwhile, or it goes on, or has ended."""
         run = self._store.get_run(finding.run.run_id)
-        if run.deleted or run.status == "RUNNING" or not is_untold(run) or finding.ended_at is None:
+        if run.deleted or run.status != finding.before or not is_untold(run) or finding.ended_at is None:
             return False
         self._store.log_batch(run.run_id, tags={RECONCILED_TAG: finding.because[:1_000]})
         end_as_told(self._store, run, RealEnd(finding.status, finding.ended_at, finding.note))
