@@ -30,4 +30,4 @@ class EndingTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         await asyncio.sleep(self.seconds)
-        yield EVENTS[self.ends]()
+        yield EVENTS[self.ends]()  # KeyError for another one: the trigger itself fails, and a worker hears of it

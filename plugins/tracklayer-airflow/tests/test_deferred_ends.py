@@ -26,11 +26,11 @@ HERE = Path(__file__).parent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-DAGS = ("ended", "timed_out")
+DAGS = ("ended", "timed_out", "marked_run")
 
 
 class Scene:
-    """An Airflow in which both DAGs have ended."""
+    """An Airflow in which all DAGs have ended."""
 
     def __init__(self, airflow: AirflowService, uri: str) -> None:
         self.airflow = airflow
@@ -38,6 +38,9 @@ class Scene:
         self.runs = {dag_id: airflow.trigger(dag_id) for dag_id in DAGS}
         wait_for(self.all_wait, 120, "tasks that wait")
         self.waiting = {name(run): run.status for run in self.story("ended").runs}
+        airflow.call(f"{self.path('ended')}/taskInstances/marked", {"new_state": "success"}, method="PATCH")
+        wait_for(lambda: self.instances("marked_run")["failed"]["state"] == "failed", 120, "end by the trigger")
+        airflow.call(self.path("marked_run"), {"state": "failed"}, method="PATCH")
         for dag_id, run_id in self.runs.items():
             assert airflow.wait(dag_id, run_id, seconds=240)["state"] == "failed"
         wait_for(lambda: all("RUNNING" not in self.statuses(dag_id) for dag_id in DAGS), 60, "end of all runs")
@@ -50,15 +53,18 @@ class Scene:
 
     def all_wait(self) -> bool:
         """Whether every task of the first DAG is deferred, or was."""
-        return {"success", "failed", "skipped", "unsaid", "retried", "observed"} <= {
+        return {"success", "failed", "skipped", "unsaid", "retried", "observed", "crashed", "marked"} <= {
             task
             for task, item in self.instances("ended").items()
             if item["state"] in {"deferred", "success", "failed", "skipped", "up_for_retry"}
         }
 
     def instances(self, dag_id: str) -> dict[str, dict[str, str]]:
-        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(self.runs[dag_id])}/taskInstances"
-        return {item["task_id"]: item for item in self.airflow.call(path)["task_instances"]}
+        instances = self.airflow.call(f"{self.path(dag_id)}/taskInstances")["task_instances"]
+        return {item["task_id"]: item for item in instances}
+
+    def path(self, dag_id: str) -> str:
+        return f"/api/v2/dags/{dag_id}/dagRuns/{quote(self.runs[dag_id])}"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,7 @@ def told(run: Run) -> tuple[str, str | None]:
         ("skipped", "skipped", ("FINISHED", "skipped")),
         ("unsaid", "failed", ("FAILED", None)),
         ("observed", "failed", ("FAILED", None)),
+        ("marked", "success", ("FINISHED", None)),  # by somebody, while it waited
     ],
 )
 def test_a_run_ends_as_its_trigger_ends_the_task(
@@ -108,6 +115,12 @@ def test_a_run_ends_as_its_trigger_ends_the_task(
     assert run.end_time == airflows, "not when the DAG run ended"
 
 
+def test_one_whose_trigger_fails_itself_comes_back_and_ends_by_itself(scene: Scene) -> None:
+    run = scene.story("ended").run("crashed")
+    assert told(run) == ("FAILED", None)
+    assert run.tags["tracklayer.error.type"] == "TaskDeferralError"
+
+
 def test_it_is_open_as_long_as_the_task_waits(scene: Scene) -> None:
     """As it is while any other task is deferred."""
     assert {scene.waiting[task] for task in ("success", "failed", "skipped", "unsaid", "observed")} == {"RUNNING"}
@@ -119,20 +132,28 @@ def test_a_try_after_which_there_is_another_has_failed(scene: Scene) -> None:
     assert tries == [("FAILED", ELSEWHERE)] * (2 if AIRFLOW >= (3, 3) else 1)
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "waiting"),
+    [("timed_out", ("KILLED", LEFT_OPEN)), ("marked_run", ("FAILED", None))],  # which marks what waits, too
+)
 def test_where_airflow_tells_nothing_reconciling_asks(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, mlflow_server: MlflowServer
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    mlflow_server: MlflowServer,
+    dag_id: str,
+    waiting: tuple[str, str | None],
 ) -> None:
-    """When a DAG run has timed out the scheduler has only those of its tasks in memory that had not ended."""
-    before = scene.story("timed_out")
+    """When a DAG run times out, or is marked, only those of its tasks are in memory that had not ended until then."""
+    before = scene.story(dag_id)
     assert told(before.run("failed")) == ("KILLED", ELSEWHERE)
-    assert told(before.run("endless")) == ("KILLED", LEFT_OPEN)
+    assert told(before.run("endless")) == waiting
     monkeypatch.setenv("TRACKLAYER_AIRFLOW_API_URL", scene.airflow.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     with pytest.raises(SystemExit) as ended:
-        main(["reconcile", "--apply", "--experiment", "timed_out"])
+        main(["reconcile", "--apply", "--experiment", dag_id])
     assert not ended.value.code
-    after = scene.story("timed_out")
+    after = scene.story(dag_id)
     assert told(after.run("failed")) == ("FAILED", ELSEWHERE)
-    assert after.run("failed").end_time == Story.moment(scene.instances("timed_out")["failed"]["end_date"])
-    assert told(after.run("endless")) == ("KILLED", LEFT_OPEN)
+    assert after.run("failed").end_time == Story.moment(scene.instances(dag_id)["failed"]["end_date"])
+    assert told(after.run("endless")) == waiting
     assert after.parent.status == "FAILED"

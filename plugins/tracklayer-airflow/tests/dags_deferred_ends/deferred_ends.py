@@ -45,8 +45,11 @@ with DAG("ended", schedule=None, start_date=BEGIN):
         tracked(Waits)(task_id=state, ends=state)
     tracked(Waits)(task_id="unsaid", ends="failed", says=False)
     tracked(Waits)(task_id="retried", ends="failed", retries=1, retry_delay=timedelta(0))
+    tracked(Waits)(task_id="crashed", ends="nothing")
     Observed(task_id="observed", ends="failed")
+    tracked(TimeDeltaSensor)(task_id="marked", delta=timedelta(days=1), deferrable=True)
 
-with DAG("timed_out", schedule=None, start_date=BEGIN, dagrun_timeout=timedelta(seconds=30)):
-    tracked(Waits)(task_id="failed", ends="failed")
-    tracked(TimeDeltaSensor)(task_id="endless", delta=timedelta(days=1), deferrable=True)
+for name, timeout in (("timed_out", timedelta(seconds=30)), ("marked_run", None)):
+    with DAG(name, schedule=None, start_date=BEGIN, dagrun_timeout=timeout):
+        tracked(Waits)(task_id="failed", ends="failed")
+        tracked(TimeDeltaSensor)(task_id="endless", delta=timedelta(days=1), deferrable=True)
