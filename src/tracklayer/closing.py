@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from tracklayer import dispatch, naming, registry
 from tracklayer.context import SCRIPT
 from tracklayer.current import open_here
 from tracklayer.description import NOTE_TAG, with_downstream
-from tracklayer.ending import leave_open
+from tracklayer.ending import end_as_told, is_untold, leave_open, leave_untold
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
 from tracklayer.identity import PARENT_TAG, key_tag, member_tag, workflow_run_key
@@ -18,8 +19,11 @@ from tracklayer.parent import find_parent
 from tracklayer.redaction import Redaction
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tracklayer.backend import Backend
     from tracklayer.context import RunContext, RunRef, Status
+    from tracklayer.ending import RealEnd
     from tracklayer.settings import Settings
     from tracklayer.store import Run, Store
 
@@ -28,6 +32,9 @@ MEMBERS: Final = 10_000
 
 CLOCKS: Final = 10_000
 """Milliseconds by which the clocks of two machines may differ: what seems later by no more than that need not be so."""
+
+NOBODY: Final[Mapping[str, RealEnd]] = MappingProxyType({})
+"""Nobody has told how any try ended."""
 
 DESCRIBED: Final = 100
 """At most so many upstream runs get their list of downstream runs written anew when a workflow run ends."""
@@ -43,10 +50,12 @@ def close(
     error: str | None = None,
     ended_at: int | None = None,
     everywhere: bool = False,
+    told: Mapping[str, RealEnd] = NOBODY,
 ) -> bool:
     """End the parent of a workflow run, safe to repeat.
 
-    Stage runs that are still RUNNING are ended KILLED: their processes died without a word. Those that are open in
+    Stage runs that are still RUNNING are ended as their orchestrator tells, where it does (`told`), else KILLED: their
+    processes died without a word. Those that are open in
     this very process are not; they will end themselves. Neither are those that have started since `ended_at`, by more
     than clocks may differ: the word of the end came late, and the workflow run goes on meanwhile (it was cleared, or is
     retried), or a task has come to start all the same, which its orchestrator will stop. Then the parent is left open,
@@ -63,6 +72,7 @@ def close(
         error: what it failed with, for the parent's tags.
         ended_at: when it ended, in milliseconds since the epoch; None is now.
         everywhere: True if its stage runs may be in any experiment, whatever the settings say.
+        told: how tries ended of which no process was there then (a trigger ended them), by key.
 
     Returns:
         False if it goes on, so that its parent was left open.
@@ -80,9 +90,14 @@ def close(
     members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
     running = [run for run in members if run.status == "RUNNING"]
+    for run in members:
+        end = told.get(run.tags.get("tracklayer.key", ""))
+        if end is not None and run.run_id not in alive and end_as_told(store, run, end):
+            dispatch.run_ended(registry.load(settings), ref_of(run), end.status, strict=settings.on_error == "raise")
     for run in running:
         if run.run_id not in alive and (run.start_time or 0) <= ended_at + CLOCKS:
-            leave_open(store, run.run_id, ended_at)
+            leave = leave_untold if is_untold(run) else leave_open
+            leave(store, run.run_id, ended_at)  # nothing is left to do where it was told
     # A script's process is its whole life: what began after it is no second one.
     if context.workflow_run.orchestrator != SCRIPT and any(
         (run.start_time or 0) > ended_at + CLOCKS for run in running

@@ -27,6 +27,7 @@ from tracklayer.identity import (
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.machine import PROCESS_TAG
 from tracklayer.opening import Opened, Opening
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 from tracklayer.parent import make_parent
 from tracklayer.provisional import EXPECTED, EXPECTED_TAG, PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.store.delivery import deliver
@@ -116,6 +117,10 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
         if over and (given_out is None or resumed.end_time is None or resumed.end_time <= opening.start_time):
             # Else it went on elsewhere, and has ended, before this part of it was delivered.
             reopen(backend.store, resumed)
+        if (
+            resumed.tags.get(OUTCOME_TAG) == ELSEWHERE
+        ):  # it was to end elsewhere, and has come back (its trigger failed)
+            backend.store.delete_tag(resumed.run_id, OUTCOME_TAG)
         if given_out is not None:
             backend.store.log_batch(resumed.run_id, tags={id_tag(given_out): "1"})
         return Opened(ref=_ref(opening, resumed), parent=parent, root=root, made=False, made_parent=told_parent)

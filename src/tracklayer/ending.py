@@ -14,7 +14,7 @@ import msgspec
 
 from tracklayer.context import Status
 from tracklayer.exceptions import NotFound
-from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ NO_END: Final = {REAL_END_TAG: ""}
 
 
 class RealEnd(msgspec.Struct, frozen=True):
-    """How a run ended, as its own process says.
+    """How a run ended, as its own process says, or its orchestrator where none of its processes lived to see it.
 
     Attributes:
         status: the run's status.
@@ -72,7 +72,8 @@ class RealEnd(msgspec.Struct, frozen=True):
         """
         if (run.status, run.end_time) != (self.status, self.end_time):
             store.update_run(run.run_id, status=self.status, end_time=self.end_time)
-        if run.tags.get(OUTCOME_TAG) not in IN_PLACE:
+        before = run.tags.get(OUTCOME_TAG)
+        if before not in IN_PLACE and not (before == ELSEWHERE and self.outcome is not None):
             return
         if self.outcome is not None:
             store.log_batch(run.run_id, tags={OUTCOME_TAG: self.outcome})
@@ -104,7 +105,8 @@ def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: 
     if run.deleted or run.status != "RUNNING":
         return False
     if RealEnd.announced(run.tags) is None:
-        store.log_batch(run_id, tags=tags)
+        if tags:
+            store.log_batch(run_id, tags=tags)
         store.update_run(run_id, status=status, end_time=max(ended_at, run.start_time or ended_at))
         run = store.get_run(run_id)
     if (end := RealEnd.announced(run.tags)) is not None:
@@ -115,6 +117,49 @@ def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: 
 def leave_open(store: Store, run_id: str, ended_at: int) -> None:
     """End a run that nobody has ended although it must be over; as `end_instead`."""
     end_instead(store, run_id, "KILLED", ended_at, {OUTCOME_TAG: LEFT_OPEN})
+
+
+def leave_untold(store: Store, run_id: str, ended_at: int) -> None:
+    """End a run whose task ended elsewhere, nobody knows how; its outcome stays, so that whoever learns it finds it."""
+    end_instead(store, run_id, "KILLED", ended_at, {OUTCOME_TAG: ELSEWHERE})
+
+
+def end_as_told(store: Store, run: Run, end: RealEnd) -> bool:
+    """End a run whose task ended while no process of it was there, as its orchestrator tells; safe to repeat.
+
+    One that was taken for finished when its process left it, or was ended before anybody knew (see `is_untold`), gets its
+    right end, too. It is announced first, as by its own process.
+
+    Args:
+        store: where the run is.
+        run: as it is now.
+        end: how the task ended.
+
+    Returns:
+        False if that changed nothing: it has ended like this, or otherwise by the word of its own process.
+
+    Raises:
+        StoreError: the back end cannot be reached; a repetition does the rest.
+    """
+    end = msgspec.structs.replace(end, end_time=max(end.end_time, run.start_time or 0))
+    tags = end.tags() if end.outcome is None else {**end.tags(), OUTCOME_TAG: end.outcome}
+    if run.status == "RUNNING":
+        if end_instead(store, run.run_id, end.status, end.end_time, tags):
+            return True
+        with contextlib.suppress(NotFound):
+            run = store.get_run(run.run_id)  # somebody has ended it since it was read
+    if run.deleted or run.status == "RUNNING":
+        return False
+    if not (is_untold(run) or RealEnd.announced(run.tags) == end):
+        return False
+    store.log_batch(run.run_id, tags=tags)
+    end.put_right(store, run)
+    return run.status != end.status
+
+
+def is_untold(run: Run) -> bool:
+    """Whether a run's task ends elsewhere, and nobody has told how yet."""
+    return run.tags.get(OUTCOME_TAG) == ELSEWHERE and RealEnd.announced(run.tags) is None
 
 
 def reopen(store: Store, run: Run) -> None:

@@ -23,7 +23,7 @@ from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import find_producer
 from tracklayer.logbook import Logbook
 from tracklayer.opening import Opened, milliseconds
-from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 from tracklayer.provisional import is_provisional
 from tracklayer.run_log import RunLog
 
@@ -315,11 +315,15 @@ class StageRun(RunLog):
 
         Args:
             status: how it ended.
-            note: one word for people, the tag ``tracklayer.outcome``.
+            note: one word for people, the tag ``tracklayer.outcome``. With `ELSEWHERE` the code is left for good.
             error: what it failed with; its type and message become tags.
         """
         if self._ended or self.process_id != os.getpid():  # a fork of the process that opened it does not end it
             return
+        of_code: Status = "FINISHED" if note == ELSEWHERE else status
+        left = status == "RUNNING" and note == ELSEWHERE and is_provisional(self.run_id or "")
+        if left:  # it may be delivered when the workflow run has long ended, and nobody would end it any more
+            status = of_code
         ended_at = milliseconds(None)
         self._ended, self._ended_as = True, status
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
@@ -335,8 +339,8 @@ class StageRun(RunLog):
         with fence("delivering what child processes left", "log"):
             self._inherit(recorder)
         with fence("ending the run", self.settings.on_error):
-            self._end_left_open(status)
-            self._write_end(recorder, status, ended_at)
+            self._end_left_open(of_code)
+            self._write_end(recorder, status, ended_at, left=left)
             self._insist(recorder.drain())
         if self.context.task_run is None or self._preparation is None or status == "RUNNING":
             return  # whoever ends a workflow run's parent tells the plugins
@@ -401,14 +405,14 @@ class StageRun(RunLog):
         if plugin is not None and self.run_id is not None and status != "RUNNING":
             plugin.end_left_open(self.run_id, status)
 
-    def _write_end(self, recorder: Recorder, status: Status, ended_at: int) -> None:
+    def _write_end(self, recorder: Recorder, status: Status, ended_at: int, *, left: bool = False) -> None:
         run_id = self.run_id or ""
         if status == "RUNNING":
             recorder.append(LeftOpen(run=run_id))
         elif self.context.task_run is None:
             recorder.append(Close(context=self.context.bare(), status=status, ended_at=ended_at, parent=self.ref))
         else:
-            recorder.append(End(run=run_id, status=status, end_time=ended_at))
+            recorder.append(End(run=run_id, status=status, end_time=ended_at, left=left))
 
     def _insist(self, delivered: bool) -> None:
         if self._strict and not delivered:

@@ -12,7 +12,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -20,11 +20,12 @@ from tracklayer import dispatch, registry
 from tracklayer import settings as settings_module
 from tracklayer.announcing import announce
 from tracklayer.backend import Backend, open_backend
-from tracklayer.context import SCRIPT, RunContext, RunRef, Status, TaskRun, WorkflowRun
+from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
 from tracklayer.current import current_run, entered
+from tracklayer.ending import RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
-from tracklayer.identity import workflow_run_key
+from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.operations import Close, Lost
 from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import ref_of
@@ -39,7 +40,7 @@ from tracklayer.singleton import singleton
 from tracklayer.stage import ERROR_LENGTH, StageRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     import pluggy
@@ -210,9 +211,10 @@ def close_workflow_run(
     ended_at: datetime | None = None,
     observed: bool = False,
     perhaps: bool = False,
+    told: Iterable[tuple[TaskRun, State]] = (),
     settings: Settings | None = None,
 ) -> None:
-    """End the parent of a workflow run with `status`; stage runs that are still RUNNING are ended KILLED.
+    """End the parent of a workflow run with `status`; stage runs that are still RUNNING are ended as told, or KILLED.
 
     Safe to repeat, and to call for a workflow run of which nothing was tracked, or that goes on meanwhile: stage runs
     that have started after `ended_at` are left alone.
@@ -226,6 +228,7 @@ def close_workflow_run(
         observed: True if runs of observed tasks may be among those of the workflow run, see `tracklayer.observation`:
             they may be in any experiment, and end a moment after their tasks.
         perhaps: True if `parent` is only what it would be called, since nobody knows whether anything was tracked.
+        told: how tries ended of which no process was there then, as the orchestrator says (a trigger ended them).
         settings: None loads them.
     """
     resolved = _settings(settings, {})
@@ -243,10 +246,22 @@ def close_workflow_run(
                     error=message,
                     observed=observed,
                     perhaps=perhaps,
+                    told=_told(context, told),
                 )
             )
             if not recorder.drain() and resolved.on_error == "raise":
                 raise StoreUnavailable(f"the end of the workflow run could not be sent to {backend.store.uri} yet")
+
+
+def _told(context: RunContext, told: Iterable[tuple[TaskRun, State]]) -> dict[str, RealEnd]:
+    """What an orchestrator has told of tries that have ended, by key."""
+    return {
+        run_key(replace(context, task_run=task_run)): RealEnd(
+            cast("Status", state.status), milliseconds(state.ended_at), state.note
+        )
+        for task_run, state in told
+        if state.status not in {"RUNNING", "GONE"}
+    }
 
 
 def give_up_task_run(context: RunContext, *, settings: Settings | None = None) -> None:

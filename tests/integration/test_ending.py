@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from harness.leaving import opening_of
@@ -18,7 +19,7 @@ from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
 from tracklayer.creation import create
-from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead
+from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold
 from tracklayer.identity import PARENT_TAG, key_tag
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
@@ -28,7 +29,7 @@ from tracklayer.journal.operations import Close, End, Header, Log, Lost
 from tracklayer.journal.recorder import Recorder, recorder_of
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
-from tracklayer.outcome import OUTCOME_TAG, Outcome
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
 from tracklayer.settings import Settings
 from tracklayer.tracking import track
 
@@ -69,12 +70,14 @@ class Meanwhile:
 class World:
     """A stage run that is open, the journal with its end, and the end of its workflow run."""
 
-    def __init__(self, settings: Settings, outcome: str | None, *, run_id: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, outcome: str | None, *, run_id: str | None = None, end: End | None = None
+    ) -> None:
         self.settings = settings
         self.opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
         self.run_id = run_id or create(self.opening, self.backend()).ref.run_id
         noted = () if outcome is None else (Log(self.run_id, tags={OUTCOME_TAG: outcome}),)
-        self.append(*noted, End(self.run_id, "FAILED", ENDED))
+        self.append(*noted, msgspec.structs.replace(end or End("", "FAILED", ENDED), run=self.run_id))
 
     def append(self, *operations: Operation) -> None:
         """Leave a journal with these behind."""
@@ -100,8 +103,10 @@ class World:
             pass
         assert recovery.finish()
 
-    def close(self, backend: Backend) -> None:
-        close(self.opening.context.of_workflow_run(), "FAILED", self.settings, backend, ended_at=ENDED + 5_000)
+    def close(self, backend: Backend, *ends: RealEnd) -> None:
+        told = dict.fromkeys([self.opening.key], *ends) if ends else {}
+        context = self.opening.context.of_workflow_run()
+        close(context, "FAILED", self.settings, backend, ended_at=ENDED + 5_000, told=told)
 
     def run(self) -> Run:
         return self.backend().store.get_run(self.run_id)
@@ -133,6 +138,58 @@ def test_the_real_end_wins_whenever_it_comes(settings: Settings, outer: str, out
             f"before request {at}"
         )
     assert at > 3
+
+
+@pytest.mark.parametrize("outcome", [None, "skipped"])
+@pytest.mark.parametrize("outer", ["close", "deliver"])
+def test_what_is_told_wins_over_the_word_that_a_run_was_left(
+    settings: Settings, outer: str, outcome: str | None
+) -> None:
+    """A process that has left its run for good, to be ended elsewhere, says so late; how it ended is told meanwhile."""
+    end = RealEnd("FAILED", ENDED + 1_000, outcome)
+    for at in itertools.count(1):
+        world = World(settings, ELSEWHERE, end=End("", "FINISHED", ENDED, left=True))
+        done: list[int] = []
+
+        def tell(backend: Backend, world: World = world) -> None:
+            world.close(backend, end)
+
+        def meanwhile(world: World = world, at: int = at, done: list[int] = done, tell: Any = tell) -> None:
+            done.append(at)
+            (world.deliver if outer == "close" else tell)(world.backend())
+
+        backend = world.backend()
+        backend.store = Meanwhile(backend.store, at, meanwhile)
+        (tell if outer == "close" else world.deliver)(backend)
+        if not done:
+            break
+        run = world.run()
+        assert (run.status, run.end_time) == ("FAILED", ENDED + 1_000), f"before request {at}"
+        assert run.tags[OUTCOME_TAG] in {ELSEWHERE, outcome or ELSEWHERE}
+    assert at > 3
+
+
+@pytest.mark.parametrize("first", ["close", "deliver"])
+def test_a_run_that_was_left_and_of_which_nothing_is_told_is_found_by_its_outcome(
+    settings: Settings, first: str
+) -> None:
+    world = World(settings, ELSEWHERE, end=End("", "FINISHED", ENDED, left=True))
+    (world.close if first == "close" else world.deliver)(world.backend())
+    (world.deliver if first == "close" else world.close)(world.backend())
+    run = world.run()
+    assert run.status == ("KILLED" if first == "close" else "FINISHED")
+    assert run.tags[OUTCOME_TAG] == ELSEWHERE
+    assert is_untold(run)
+
+
+def test_what_is_told_waits_in_the_journal_with_the_end(settings: Settings) -> None:
+    world = World(settings, ELSEWHERE, end=End("", "FINISHED", ENDED, left=True))
+    world.deliver(world.backend())
+    told = {world.opening.key: RealEnd("FAILED", ENDED + 1_000)}
+    world.append(Close(world.opening.context.of_workflow_run(), "FAILED", ENDED + 5_000, told=told))
+    world.deliver(world.backend())
+    run = world.run()
+    assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("FAILED", ENDED + 1_000, ELSEWHERE)
 
 
 def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:

@@ -21,8 +21,10 @@ from harness.story import Author, link
 from harness.world import ENDED, MILLISECONDS, PARENT, SETTINGS, World, found
 from tracklayer.context import RunRef, TaskRun
 from tracklayer.description import NOTE_TAG
+from tracklayer.ending import LEFT_OPEN, RealEnd
 from tracklayer.identity import key_tag, run_key
 from tracklayer.machine import PROCESS_TAG, Process, process_of, this_process
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 from tracklayer.reconcile import Findings, Repair, Scope, examine, repair
 from tracklayer.reconcile.findings import OpenParent, OpenRun
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
+    from tracklayer.context import Status
     from tracklayer.store import Run
 
 
@@ -176,6 +179,77 @@ class TestOpenRuns:
         world.truth.workflow(world.run_id, "FINISHED", ENDED)
         world.repair()
         assert f"/runs/{train.run_id})" in world.get(prepared).tags[NOTE_TAG]
+
+
+class TestUntoldEnds:
+    """Runs whose tasks ended without a process (by a trigger of Airflow's), of which nobody told when they were ended."""
+
+    def left(self, world: World, task: str, status: Status, **tags: str) -> RunRef:
+        run = world.stage(task)
+        world.tagged(run, **{OUTCOME_TAG: ELSEWHERE, **tags})
+        world.store.update_run(run.run_id, status=status, end_time=world.author.clock)
+        return run
+
+    def test_they_end_as_the_orchestrator_says(self, world: World) -> None:
+        failed, skipped = self.left(world, "failed", "FINISHED"), self.left(world, "skipped", "KILLED")
+        done = self.left(world, "done", "FINISHED")
+        world.truth.workflow(world.run_id, "RUNNING")
+        world.truth.task(world.run_id, "failed", "FAILED", ENDED)
+        world.truth.task(world.run_id, "skipped", "FINISHED", ENDED, note="skipped")
+        world.truth.task(world.run_id, "done", "FINISHED", ENDED)
+
+        findings = world.examine()
+
+        assert found(findings) == {failed.run_id: "untold-end", skipped.run_id: "untold-end"}
+        assert findings.found[0].change.startswith("FINISHED → FAILED, ended 2027-01-01")
+        assert world.status(failed) == "FINISHED", "it only looked"
+        repair(findings.found, world.backend, SETTINGS)
+        assert [world.status(run) for run in (failed, skipped, done)] == ["FAILED", "FINISHED", "FINISHED"]
+        assert world.get(failed).end_time == world.get(skipped).end_time == MILLISECONDS
+        assert world.get(failed).tags[OUTCOME_TAG] == ELSEWHERE
+        assert world.get(skipped).tags[OUTCOME_TAG] == "skipped"
+        assert "says that its task has failed" in world.get(failed).tags["mlflow.tracklayer.reconciled"]
+        assert sorted(world.truth.ended()) == sorted([[failed.run_id, "FAILED"], [skipped.run_id, "FINISHED"]])
+        assert found(world.examine()) == {}
+
+    def test_what_is_known_better_or_not_at_all_is_left(self, world: World) -> None:
+        told = self.left(world, "told", "FAILED", **RealEnd("FAILED", MILLISECONDS).tags())
+        unknown, waits = self.left(world, "unknown", "FINISHED"), self.left(world, "waits", "FINISHED")
+        timed_out = self.left(world, "timed_out", "KILLED")
+        killed = world.stage("killed")
+        world.tagged(killed, **{OUTCOME_TAG: LEFT_OPEN})
+        world.store.update_run(killed.run_id, status="KILLED", end_time=world.author.clock)
+        world.truth.workflow(world.run_id, "RUNNING")
+        world.truth.task(world.run_id, "told", "FINISHED", ENDED)
+        world.truth.task(world.run_id, "waits", "RUNNING")
+        world.truth.task(world.run_id, "timed_out", "FINISHED", note="skipped")  # with its DAG run, at no moment
+        world.truth.task(world.run_id, "killed", "FAILED", ENDED)
+        findings = world.examine()
+        assert (found(findings), findings.left_alone) == ({}, ())
+        assert world.status(unknown) == world.status(waits) == "FINISHED"
+        assert world.status(told) == "FAILED"
+        assert world.status(timed_out) == "KILLED"
+
+    def test_they_end_while_their_workflow_run_goes_on_and_are_not_asked_for_again(self, world: World) -> None:
+        run = world.stage("wait")
+        world.tagged(run, **{OUTCOME_TAG: ELSEWHERE})
+        world.truth.workflow(world.run_id, "RUNNING")
+        world.truth.task(world.run_id, "wait", "FAILED", ENDED)
+        (done,) = world.repair()
+        assert (done.finding.kind, done.finding.change[:16]) == ("untold-end", "RUNNING → FAILED")
+        assert (world.status(run), world.get(run).end_time) == ("FAILED", MILLISECONDS)
+        world.truth.task(world.run_id, "wait", "FINISHED", ENDED)
+        assert found(world.examine()) == {}
+
+    def test_one_that_is_told_meanwhile_keeps_that(self, world: World) -> None:
+        run = self.left(world, "wait", "FINISHED")
+        world.truth.workflow(world.run_id, "RUNNING")
+        world.truth.task(world.run_id, "wait", "FAILED", ENDED)
+        findings = world.examine()
+        world.tagged(run, **RealEnd("FINISHED", MILLISECONDS).tags())
+        (done,) = repair(findings.found, world.backend, SETTINGS)
+        assert not done.changed
+        assert world.status(run) == "FINISHED"
 
 
 class TestLeftAlone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,11 @@ class Story:
         """What a task's last try is linked to: tasks of this DAG run by name, other runs by run id."""
         names = {run.run_id: name(run) for run in self.runs}
         return sorted(names.get(link.run.run_id, link.run.run_id) for link in read_links(self.tries(task)[-1].tags))
+
+    @staticmethod
+    def moment(text: str) -> int:
+        """A moment as Airflow's API tells it, in MLflow's milliseconds."""
+        return int(datetime.fromisoformat(text).timestamp() * 1_000)
 
     def xcom(self, key: str) -> Any:
         """What a task has pushed: ``task.key``."""

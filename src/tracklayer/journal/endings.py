@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.ending import end_instead
 from tracklayer.forking import importing
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.identities import Held, Later
@@ -86,7 +87,10 @@ class Endings:
     def end(self, operation: End) -> None:
         """End a run, or open it again."""
         run_id = self._ids.resolve(operation.run)
-        self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
+        if operation.left and operation.end_time is not None:
+            end_instead(self._backend.store, run_id, operation.status, operation.end_time, {})
+        else:
+            self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
         self._late.written(run_id, operation)
         if self._progress.tried(TWICE + operation.run):
             trash_twins(self._backend.store, run_id)
@@ -148,6 +152,7 @@ class Endings:
             error=operation.error,
             ended_at=operation.ended_at or at,
             everywhere=operation.observed,
+            told=operation.told,
         )
         if not ended and milliseconds(None) - at <= WAITED:
             raise Later(f"{local} goes on: tasks of it have started since it ended")

@@ -50,7 +50,7 @@ class LateEnds:
         """The tags that a run is to be given before it is ended, or opened again; empty if no end was late."""
         if end.end_time is None or end.status == "RUNNING":
             return NO_END if self._ends.pop(run_id, None) else {}
-        if end.end_time > time.time_ns() // 1_000_000 - self._patience:
+        if end.left or end.end_time > time.time_ns() // 1_000_000 - self._patience:
             return {}
         found = self._ends[run_id] = RealEnd(end.status, end.end_time, self._outcomes.get(run_id))
         return found.tags()

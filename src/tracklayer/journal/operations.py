@@ -13,6 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from tracklayer.context import RunContext, RunRef, Status
+from tracklayer.ending import RealEnd
 from tracklayer.opening import Opening
 from tracklayer.store import Dataset
 
@@ -185,11 +186,19 @@ class Rename(msgspec.Struct, frozen=True, array_like=True, tag="rename"):
 
 
 class End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
-    """A run has ended; ``RUNNING`` opens one again that had been ended (`end_time` is None then)."""
+    """A run has ended; ``RUNNING`` opens one again that had been ended (`end_time` is None then).
+
+    Attributes:
+        run: its local id.
+        status: how it ended.
+        end_time: when, in milliseconds since the epoch.
+        left: True if its process has only left it, and it ends elsewhere: whoever is told how knows better.
+    """
 
     run: str
     status: Status
     end_time: int | None
+    left: bool = False
 
 
 class LeftOpen(msgspec.Struct, frozen=True, array_like=True, tag="open"):
@@ -214,6 +223,7 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
         observed: True if runs of observed tasks may be among those of the workflow run: they may be in any experiment,
             and are ended a moment after their tasks.
         perhaps: True if nobody knows whether there is a parent: it is waited for only where this end is late itself.
+        told: how tries ended of which no process was there then, by key.
     """
 
     context: RunContext
@@ -225,6 +235,7 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
     ends: bool = True
     observed: bool = False
     perhaps: bool = False
+    told: dict[str, RealEnd] = {}
 
 
 class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):

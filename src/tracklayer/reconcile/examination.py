@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer import registry
 from tracklayer.reconcile.findings import Finding, Findings, LeftAlone
-from tracklayer.reconcile.openness import OPEN, examine_open
+from tracklayer.reconcile.openness import OPEN, UNTOLD, examine_open, examine_untold
 from tracklayer.reconcile.reading import Reader
 from tracklayer.reconcile.relations import TRACKED, Relations
 from tracklayer.reconcile.scope import LINKS_SINCE, Scope
@@ -57,6 +57,9 @@ def examine(
         pages = gathered.counted("open runs", reader.pages(experiments, OPEN, _since(scope.since)))
         gathered.take(found for page in pages for found in examine_open(page, reader, truth, scope))
     since = _since(scope.since or LINKS_SINCE)
+    for experiments in portions:
+        pages = gathered.counted("ends that nobody told", reader.pages(experiments, UNTOLD, since))
+        gathered.take(found for page in pages for found in examine_untold(page, truth, scope))
     for experiments in portions:
         relations = Relations(reader, scope)
         pages = gathered.counted("parents and links", reader.pages(experiments, TRACKED, since))

@@ -60,6 +60,25 @@ class OpenParent(OpenRun):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UntoldEnd(OpenRun):
+    """A task ended without a process of its own, nobody told how, and its run does not say so.
+
+    Attributes, beside those of `OpenRun`:
+        before: the run's status; ``RUNNING`` where its workflow run goes on.
+    """
+
+    kind: ClassVar[str] = "untold-end"
+    title: ClassVar[str] = "Runs whose tasks ended otherwise than they say"
+
+    before: str
+
+    @property
+    def change(self) -> str:
+        """What would be changed, in words."""
+        return f"{self.before} → {self.status}, ended {moment(self.ended_at or 0)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DuplicateParent:
     """A workflow run has another parent, the elected one; this one goes, and what is below it and linked to it moves.
 
@@ -205,12 +224,15 @@ class WantedDataset:
         return {"found": self.found.run.run_id, "dataset": self.found.dataset, "digest": self.found.digest}
 
 
-Finding: TypeAlias = OpenRun | OpenParent | DuplicateParent | TwinRun | MisplacedRun | UnresolvedId | WantedDataset
+Finding: TypeAlias = (
+    OpenRun | OpenParent | UntoldEnd | DuplicateParent | TwinRun | MisplacedRun | UnresolvedId | WantedDataset
+)
 """Everything that can be found and repaired."""
 
 KINDS: tuple[type[Finding], ...] = (
     OpenRun,
     OpenParent,
+    UntoldEnd,
     DuplicateParent,
     TwinRun,
     MisplacedRun,

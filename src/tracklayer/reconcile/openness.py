@@ -1,13 +1,14 @@
-"""Runs that are open though what they stand for has ended."""
+"""Runs that are open though what they stand for has ended, and those that ended before anybody knew how."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tracklayer.ending import LEFT_OPEN
+from tracklayer.ending import LEFT_OPEN, is_untold
 from tracklayer.identity import PARENT_TAG
 from tracklayer.linking import ref_of
-from tracklayer.reconcile.findings import Finding, LeftAlone, OpenParent, OpenRun
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
+from tracklayer.reconcile.findings import Finding, LeftAlone, OpenParent, OpenRun, UntoldEnd
 from tracklayer.reconcile.truth import Truth, Verdict, is_ours, place_of
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 OPEN = "attributes.status = 'RUNNING'"
 """MLflow's filter for open runs."""
+
+UNTOLD = f"attributes.status != 'RUNNING' and tags.`{OUTCOME_TAG}` = '{ELSEWHERE}'"
+"""MLflow's filter for runs whose tasks ended elsewhere, among them those of which nobody has told how."""
 
 
 def examine_open(page: list[Run], reader: Reader, truth: Truth, scope: Scope) -> Iterator[Finding | LeftAlone]:
@@ -40,9 +44,35 @@ def examine_open(page: list[Run], reader: Reader, truth: Truth, scope: Scope) ->
             if verdict.because:
                 yield LeftAlone(run=ref_of(run), because=verdict.because)
         elif owner is run:
-            yield _open(run, verdict)
+            told = truth.told(run) if is_untold(run) else None
+            yield _open(run, verdict) if told is None else _untold(run, told)
         else:
             yield _of_user_code(run, owner, verdict)
+
+
+def examine_untold(page: list[Run], truth: Truth, scope: Scope) -> Iterator[UntoldEnd]:
+    """Which of these runs (see `UNTOLD`) ended otherwise than they say, by their orchestrators' word.
+
+    Of those that nobody knows more about, nothing is said: they have ended.
+    """
+    for run in page:
+        if not (is_untold(run) and is_ours(run) and scope.covers(run.tags)):
+            continue
+        verdict = truth.told(run)
+        if verdict is not None and verdict.status != run.status:
+            yield _untold(run, verdict)
+
+
+def _untold(run: Run, verdict: Verdict) -> UntoldEnd:
+    assert verdict.status is not None
+    return UntoldEnd(
+        run=ref_of(run),
+        status=verdict.status,
+        ended_at=_after_start(run, verdict.ended_at),
+        because=verdict.because,
+        note=verdict.note,
+        before=run.status,
+    )
 
 
 def _open(run: Run, verdict: Verdict) -> OpenRun:

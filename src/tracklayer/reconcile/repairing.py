@@ -10,7 +10,7 @@ from tracklayer import dispatch, registry
 from tracklayer.closing import describe_upstream, members_of
 from tracklayer.context import Link, Status
 from tracklayer.description import NOTE_TAG
-from tracklayer.ending import end_instead
+from tracklayer.ending import RealEnd, end_as_told, end_instead, is_untold
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import log
 from tracklayer.identity import PARENT_TAG, PRODUCED_TAG, UPSTREAM_TAG, key_tag, upstream_tag
@@ -26,6 +26,7 @@ from tracklayer.reconcile.findings import (
     OpenRun,
     TwinRun,
     UnresolvedId,
+    UntoldEnd,
     WantedDataset,
 )
 from tracklayer.reconcile.relations import candidates_of, elect
@@ -123,6 +124,8 @@ class _Repairer:
 
     def repair(self, finding: Finding) -> bool:
         """Repair one finding; False if nothing is left of it."""
+        if isinstance(finding, UntoldEnd):
+            return self._tell(finding)
         if isinstance(finding, OpenRun):
             return self._end(finding)
         if isinstance(finding, DuplicateParent):
@@ -162,6 +165,16 @@ class _Repairer:
             self._backend.forget(finding.run.key or "")
         if finding.own:
             dispatch.run_ended(self._plugins, finding.run, finding.status)
+        return True
+
+    def _tell(self, finding: UntoldEnd) -> bool:
+        """Let a run end as its task did, unless somebody has told that meanwhile, or it goes on, or has ended."""
+        run = self._store.get_run(finding.run.run_id)
+        if run.deleted or run.status != finding.before or not is_untold(run) or finding.ended_at is None:
+            return False
+        self._store.log_batch(run.run_id, tags={RECONCILED_TAG: finding.because[:1_000]})
+        end_as_told(self._store, run, RealEnd(finding.status, finding.ended_at, finding.note))
+        dispatch.run_ended(self._plugins, finding.run, finding.status)
         return True
 
     # ------------------------------------------------------------------------------------------------- parents

@@ -106,6 +106,19 @@ class Truth:
             return self._of_workflow(run, place)
         return self._of_task(run, place)
 
+    def told(self, run: Run) -> Verdict | None:
+        """How the very try ended that a stage run is of, by its orchestrator's word about it; None if it says no more.
+
+        A task without a moment of its end was ended with its workflow run, whatever its state is called.
+        """
+        place = place_of(run)
+        if place is None or place.task_run is None or place.workflow_run.orchestrator == SCRIPT:
+            return None
+        state = self._task(place.workflow_run, place.task_run)
+        if state is None or state.ended_at is None or not state.ended or state.status == "GONE":
+            return None
+        return _verdict(state, f"{place.workflow_run.orchestrator} says that its task {_said(state)}")
+
     def owner(self, run: Run) -> Run | None:
         """The run of tracklayer's own, a stage run or a parent, below which a run of user code is; None if none."""
         for _ in range(DEEPEST):

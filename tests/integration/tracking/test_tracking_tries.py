@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 import tracklayer
 from harness.lookup import get
-from tracklayer import RunContext, hookimpl, registry
+from harness.process import wait_for
+from tracklayer import RunContext, TaskRun, hookimpl, registry
+from tracklayer.context import State
+from tracklayer.ending import LEFT_OPEN
+from tracklayer.opening import milliseconds
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
 from tracklayer.provisional import id_tag, is_provisional
 from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
@@ -96,6 +102,89 @@ def test_the_end_of_the_workflow_run_ends_what_nobody_ended(store: Store, at: Ca
         assert get(store, run.run_id).status == "FINISHED"
         assert get(store, parent.run_id).status == "FAILED"
     assert "did not work" in get(store, parent.run_id).tags["tracklayer.error.message"]
+
+
+ENDED = datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("state", "end"),
+    [
+        (State(status="FINISHED", ended_at=ENDED), ("FINISHED", ELSEWHERE)),
+        (State(status="FAILED", ended_at=ENDED), ("FAILED", ELSEWHERE)),
+        (State(status="FINISHED", ended_at=ENDED, note="skipped"), ("FINISHED", "skipped")),
+        (State(status="RUNNING"), ("KILLED", ELSEWHERE)),  # which is to say nothing
+    ],
+)
+def test_a_task_that_ends_elsewhere_ends_as_is_told(
+    store: Store, at: Callable[..., RunContext], state: State, end: tuple[str, str]
+) -> None:
+    """Its code is left for good, no process sees its end, and with the workflow run's it is told."""
+    with pytest.raises(ValueError, match="left"), track(context=at("wait"), outcome=leave) as run:
+        raise ValueError("left")
+    before = get(store, run.run_id)
+    assert (before.status, before.end_time, before.tags[OUTCOME_TAG]) == ("RUNNING", None, ELSEWHERE)
+    for _ in range(2):
+        close_workflow_run(at("wait"), "FAILED", told=[(TaskRun(task="wait"), state)])
+        after = get(store, run.run_id)
+        assert (after.status, after.tags[OUTCOME_TAG]) == end
+        if state.ended:
+            assert after.end_time == milliseconds(ENDED)
+
+
+def test_what_is_told_of_one_that_had_not_said_so(store: Store, at: Callable[..., RunContext]) -> None:
+    """And of one that has ended by itself, which knows better; of another try; of one that is not there."""
+    unsaid, own, other = (tracklayer.tracking.open_stage(context=at(task)) for task in ("unsaid", "own", "other"))
+    for run, status in ((unsaid, "RUNNING"), (own, "FINISHED"), (other, "RUNNING")):
+        run.end(status)  # type: ignore[arg-type]
+    told = [TaskRun(task="unsaid"), TaskRun(task="own"), TaskRun(task="other", try_number=2), TaskRun(task="none")]
+    close_workflow_run(at("fit"), "FAILED", told=[(one, State(status="FAILED", ended_at=ENDED)) for one in told])
+    ends = [get(store, run.run_id) for run in (unsaid, own, other)]
+    assert [run.status for run in ends] == ["FAILED", "FINISHED", "KILLED"]
+    assert [run.tags.get(OUTCOME_TAG) for run in ends] == [None, None, LEFT_OPEN]
+
+
+def test_one_that_was_to_end_elsewhere_and_comes_back_ends_by_itself(
+    store: Store, at: Callable[..., RunContext]
+) -> None:
+    with pytest.raises(ValueError, match="left"), track(context=at("wait"), outcome=leave) as first:
+        raise ValueError("left")
+    with track(context=at("wait", resumed=True)) as second:
+        pass
+    assert second.run_id == first.run_id
+    after = get(store, first.run_id)
+    assert (after.status, after.tags.get(OUTCOME_TAG)) == ("FINISHED", None)
+
+
+def test_one_that_is_delivered_late_is_not_left_open(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], at: Callable[..., RunContext]
+) -> None:
+    """The workflow run may have ended long before: then nobody would end it. What is told then makes it right."""
+    proxy = proxy_before(mlflow_server.uri)
+    settings = Settings(tracking_uri=proxy.uri)
+    parent = open_workflow_run(at("wait"), settings=settings)
+    assert parent
+    proxy.lost("runs/create")
+    with pytest.raises(ValueError, match="left"), track(context=at("wait"), outcome=leave, settings=settings) as run:
+        raise ValueError("left")
+    assert is_provisional(run.run_id or "")
+    wait_for(run.flush, 30, "a sender that tries again")
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    (found,) = store.search_runs([parent.experiment_id], f"tags.`{id_tag(run.run_id or '')}` != ''")
+    assert (found.status, found.tags[OUTCOME_TAG]) == ("FINISHED", ELSEWHERE)
+    for _ in range(2):
+        close_workflow_run(
+            at("wait"),
+            "FAILED",
+            told=[(TaskRun(task="wait"), State(status="FAILED", ended_at=ENDED))],
+            settings=settings,
+        )
+        after = store.get_run(found.run_id)
+        assert (after.status, after.end_time) == ("FAILED", milliseconds(ENDED))
+
+
+def leave(error: BaseException) -> Outcome:
+    return Outcome("RUNNING", ELSEWHERE)
 
 
 def test_a_workflow_run_that_goes_on_after_its_end_is_open_again(store: Store, at: Callable[..., RunContext]) -> None:

@@ -37,7 +37,7 @@ def close(end: Mapping[str, Any]) -> None:
             tracked tasks, and ``observed``: whether it has tasks that are observed. If it has tracked ones, and the
             tracking server has no parent, it is waited for: the tasks' journals may still have to be delivered. With
             observed ones alone it is waited for only if the server was away when the DAG run ended, and for a day:
-            nobody knows whether any of them used MLflow.
+            nobody knows whether any of them used MLflow. ``deferred``: see `tracklayer_airflow.deferred.ended`.
 
     Raises:
         tracklayer.exceptions.TracklayerError: only with ``on_error = "raise"``.
@@ -55,7 +55,7 @@ def _close(end: Mapping[str, Any], settings: Settings) -> None:
     from tracklayer.identity import workflow_run_key
     from tracklayer.provisional import PENDING, provisional_id
     from tracklayer.tracking import close_workflow_run
-    from tracklayer_airflow import workflow
+    from tracklayer_airflow import deferred, workflow
 
     workflow_run = workflow.workflow_run(end["facts"], instance=settings.instance)
     key = workflow_run_key(workflow_run)
@@ -69,6 +69,7 @@ def _close(end: Mapping[str, Any], settings: Settings) -> None:
         error=end["error"],
         observed=observed,
         perhaps=observed and not tracked,
+        told=deferred.told(end.get("deferred") or ()),
         settings=settings,
     )
 

@@ -1,7 +1,7 @@
 """DAGs with a task that its trigger ends (``end_from_trigger=True``), which Airflow loads only where nobody listens.
 
-Airflow (3.3) refuses them because a task that a triggerer ends is told to no listener. Ours need not be told: such a
-task's run ends when it is deferred, and the parent with the DAG run. So they step aside while such a DAG is loaded,
+Airflow (3.3) refuses them because a task that a triggerer ends is told to no listener. Ours need not be told: how such
+a task ended is seen when its DAG run ends (`tracklayer_airflow.deferred`). So they step aside while such a DAG is loaded,
 between its policy and that of its last task, where Airflow looks whether there are any. Where there are others, too,
 Airflow refuses the DAG as it would without us.
 """

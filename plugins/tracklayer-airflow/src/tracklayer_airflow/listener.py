@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
 
-from tracklayer_airflow import workflow
+from tracklayer_airflow import deferred, workflow
 
 if TYPE_CHECKING:
     from tracklayer_airflow.closer import Closer
@@ -109,7 +109,10 @@ class DagRunListener:
         dag = getattr(dag_run, "dag", None)
         facts = workflow.facts(dag_run, dag, version=getattr(dag_run, "bundle_version", None))
         kind = self._kind(dag)
-        end = {"facts": facts, "status": status, "error": error, "tracked": kind.tracked, "observed": kind.observed}
+        end: dict[str, Any] = {"facts": facts, "status": status, "error": error}
+        end |= {"tracked": kind.tracked, "observed": kind.observed}
+        if kind.matters:
+            end["deferred"] = _ended_while_deferred(dag_run)
         if _by_dag_test(dag_run):
             # dag.test(): there is no scheduler to hold up, and the process may end as soon as this returns.
             from tracklayer_airflow.closing import close
@@ -137,6 +140,14 @@ class DagRunListener:
         from tracklayer_airflow.closer import Closer
 
         return Closer()
+
+
+def _ended_while_deferred(dag_run: Any) -> list[dict[str, Any]]:
+    try:
+        return deferred.ended(dag_run)
+    except Exception:  # the DAG run's own end is told all the same
+        log.warning("tracking: nobody knows which tasks were ended by their triggers", exc_info=True)
+        return []
 
 
 def _by_dag_test(dag_run: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tracklayer.outcome import Outcome, of_exception
+from tracklayer.outcome import ELSEWHERE, Outcome, of_exception
 
 _OUTCOMES: Final = {
     "AirflowSkipException": Outcome("FINISHED", "skipped"),
@@ -20,8 +20,8 @@ _OUTCOMES: Final = {
 """What Airflow's own exceptions mean. They are told by name, because their home differs between Airflow's versions
 and not every version has all of them."""
 
-FROM_TRIGGER: Final = Outcome("FINISHED", "ends from its trigger")
-"""A task that is deferred for good: its trigger ends it (``end_from_trigger=True``)."""
+FROM_TRIGGER: Final = Outcome("RUNNING", ELSEWHERE)
+"""A task that is deferred for good: its trigger ends it (``end_from_trigger=True``); see `tracklayer_airflow.deferred`."""
 
 
 def of_task(error: BaseException) -> Outcome:
@@ -35,6 +35,6 @@ def of_task(error: BaseException) -> Outcome:
     for kind in type(error).__mro__:
         outcome = _OUTCOMES.get(kind.__name__) if kind.__module__.partition(".")[0] == "airflow" else None
         if outcome is not None:
-            # What a trigger ends comes back to no process of ours, and no listener hears of it.
+            # What a trigger ends comes back to no process of ours, and no listener hears of it: with the DAG run it is told.
             return FROM_TRIGGER if getattr(getattr(error, "trigger", None), "end_from_trigger", False) else outcome
     return Outcome("FAILED") if isinstance(error, SystemExit) else of_exception(error)
