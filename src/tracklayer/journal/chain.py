@@ -60,6 +60,11 @@ class Chain:
         return self._before + self._filled
 
     @property
+    def memory(self) -> tuple[MemorySegment, ...]:
+        """The segments that are nowhere but in memory."""
+        return tuple(segment for segment in self.segments if isinstance(segment, MemorySegment))
+
+    @property
     def lost(self) -> bool:
         """Whether somebody removed the file that is written now."""
         last = self.segments[-1]

@@ -102,6 +102,7 @@ class Recorder:
             interval=settings.flush_interval,
             on_failure=self._failed,
             on_idle=self._idle,
+            on_turn=self._journal.look,
         )
 
     def __repr__(self) -> str:
