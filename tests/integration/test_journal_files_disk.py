@@ -460,14 +460,16 @@ class TestFullDisk:
                     expected[journal.end] = GivenOut("a")
         ballast.unlink(missing_ok=True)
         journal.save()
-        assert not journal.at_risk
+        no_room_for = journal._files.unwritten
+        assert not no_room_for or shutil.disk_usage(small_disk).free < 30_000
+        assert journal.at_risk is bool(no_room_for)
         journal.close(remove=False)
         [path] = folder.left()
         left = LeftJournal.take(path)
         assert left is not None
         assert left.progress.delivered == read_to
         assert everything(left, read_to) == list(expected.values())
-        assert all(left.file(name).read_bytes() == copies[name] for name in copies)
+        assert all(left.file(name).read_bytes() == copies[name] for name in copies if name not in no_room_for)
         left.close(remove=True)
 
     def test_a_limit_on_the_size_of_files_is_a_full_disk(self, tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ class Files:
                     if isinstance(error, OSError):
                         return
                     raise  # a signal handler's
-                self._stored.add(name)
-                self.size += size
+                if name not in self._stored:  # else a signal handler came in the middle of it, and did the same
+                    self._stored.add(name)
+                    self.size += size
 
     def undelivered(self, position: int) -> list[Copy]:
         """The copies in memory only whose records end behind a position: those that would be missed."""
