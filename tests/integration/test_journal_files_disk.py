@@ -124,6 +124,7 @@ def test_what_is_in_memory_goes_to_the_disk_though_a_request_is_under_way_in_the
         recorder, _ = beside_a_full_disk(f"http://127.0.0.1:{silent.getsockname()[1]}", small_disk)
         assert not recorder.close()
         assert points_on(small_disk) >= 1_500
+    assert recorder._sender.stop(60)  # else it tells the next test that the server is gone
 
 
 def test_what_is_in_memory_is_written_before_it_is_carried_away(
@@ -135,6 +136,7 @@ def test_what_is_in_memory_is_written_before_it_is_carried_away(
         recorder, _ = beside_a_full_disk(f"http://127.0.0.1:{silent.getsockname()[1]}", small_disk)
         assert not recorder.close(carry=str(tmp_path / "bucket"))
         assert points_on(small_disk) >= 1_500
+    assert recorder._sender.stop(60)
     [name] = carried(str(tmp_path / "bucket"))
     with fetched(str(tmp_path / "bucket"), name) as (folder, _):
         left = LeftJournal.take(folder)
