@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import socket
 import stat
 import time
@@ -321,6 +322,35 @@ class TestFullDisk:
         journal.save()
         assert there == [True]
         assert not journal.at_risk
+        journal.close(remove=True)
+
+    def test_what_a_signal_handler_logs_while_memory_is_written_is_not_lost(
+        self, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = LiveJournal(JournalFolder(small_disk), header(), limit=64 * MIB)
+        with full(small_disk):
+            for step in range(200):
+                journal.append(point(step))
+
+        def opened(path: Path, *more: Any, **named: Any) -> int:
+            if str(path).endswith(".seg"):
+                signal.raise_signal(signal.SIGALRM)
+            return really(path, *more, **named)
+
+        really = os.open
+        monkeypatch.setattr("os.open", opened)
+        before = signal.signal(signal.SIGALRM, lambda *_: journal.append(point(200)))
+        try:
+            journal.save()
+        finally:
+            monkeypatch.undo()
+            signal.signal(signal.SIGALRM, before)
+        assert not journal.at_risk
+        journal.append(point(201))
+        assert steps(everything(journal)) == list(range(202))
+        left = as_killed(journal, tmp_path)
+        assert steps(everything(left)) == list(range(202))
+        left.close(remove=True)
         journal.close(remove=True)
 
     def test_a_copy_for_which_there_is_no_room_keeps_nothing_else_from_the_disk(

@@ -109,8 +109,11 @@ class Chain:
         try:
             for index, segment in enumerate(self.segments):
                 if isinstance(segment, MemorySegment):
-                    stored = self._file(path, segment.start, segment.content())
+                    content = segment.content()
+                    stored = self._file(path, segment.start, content)
                     self.segments = (*self.segments[:index], stored, *self.segments[index + 1 :])
+                    if late := segment.content()[len(content) :]:  # what a signal handler has added at the last moment
+                        self.write(late, simply=True)
         finally:
             self._measure()
 
