@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.operations import Header, Log, Point
 from tracklayer.journal.readable import WINDOW
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tracklayer.journal.left import LeftJournal
     from tracklayer.journal.live import LiveJournal
     from tracklayer.journal.operations import Operation
@@ -49,3 +52,8 @@ def everything(journal: LiveJournal | LeftJournal, position: int = 0, limit: int
 def steps(operations: list[Operation]) -> list[int]:
     """The steps of the points among them, in order."""
     return [item.points[0].step for item in operations if isinstance(item, Log)]
+
+
+def points_on(folder: Path) -> int:
+    """How many records are in journals there: a point each, and what opens the run."""
+    return sum(info.records for info in JournalFolder(folder).journals())

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import signal
 import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import urllib3
 
 from harness.leaving import opening_of, story
 from harness.proxy import refused_port
 from tracklayer.backend import open_backend
 from tracklayer.journal.carrying import SUFFIX, CarryingError, carried, fetched, shelf
 from tracklayer.journal.folder import JournalFolder
-from tracklayer.journal.operations import End, Log, Point
+from tracklayer.journal.operations import Artifact, End, Log, Point
 from tracklayer.journal.recorder import Recorder
 from tracklayer.settings import Settings
 
@@ -270,6 +274,63 @@ def test_a_journal_is_carried_away_and_delivered_from_there(
     backend = open_backend(settings)
     assert backend
     assert backend.store.read_artifact(found["train"], "notes/a.txt") == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["path", "fsspec"])
+@pytest.mark.parametrize("where", ["nowhere", "full", "crammed"])
+def test_what_is_in_memory_only_is_carried_away_and_delivered_from_there(
+    proxy: RecordingProxy,
+    name: str,
+    small_disk: Path,
+    tmp_path: Path,
+    where: str,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nothing is written; or only as much as there was room for; and then there is not even room for the packed journal."""
+    place = tmp_path / "bucket"
+    url = f"simplecache::file://{place}" if kind == "fsspec" else str(place)
+    if kind == "fsspec":
+        pytest.importorskip("fsspec")
+    settings = Settings(
+        tracking_uri=proxy.uri, journal="off" if where == "nowhere" else str(small_disk), carry=url, patience=1.0
+    )
+    backend = open_backend(settings)
+    assert backend
+    content = random.Random(1).randbytes(300_000)
+    with proxy.refused():
+        recorder = Recorder(backend, settings)
+        local = recorder.begin(opening_of(name), wait=1).ref.run_id
+        for step in range(2_000):
+            recorder.append(Log(local, (Point("loss", float(step), 1_700_000_001_000, step),)))
+        recorder.append(Artifact(local, "notes/small.txt", recorder.keep(b"hello")))
+        with (small_disk / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+            while True:
+                ballast.write(bytes(4096))
+        for step in range(2_000, 4_000):
+            recorder.append(Log(local, (Point("loss", float(step), 1_700_000_001_000, step),)))
+        recorder.append(Artifact(local, "notes/big.bin", recorder.keep(content)))
+        recorder.append(Log(local, params={"lr": "0.1"}))
+        recorder.append(End(local, "FINISHED", 1_700_000_009_000))
+        if where == "crammed":
+            monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+        caplog.set_level("DEBUG", "tracklayer")
+        assert not recorder.close()
+        monkeypatch.undo()
+    assert ("packed in memory" in caplog.text) is (where == "crammed")
+    assert "are lost with this process" not in caplog.text
+    assert JournalFolder(small_disk).paths() == []
+    done = flush(settings, "--from", url, uri=proxy.uri)
+    assert (done.returncode, done.stdout) == (0, "1 journal delivered.\n"), done.stderr
+    assert list(place.iterdir()) == []
+    run = runs(settings, name)["train"]
+    assert (run.status, run.params, run.metrics) == ("FINISHED", {"lr": "0.1"}, {"loss": 3_999.0})
+    assert "tracklayer.refused" not in run.tags
+    query = f"{proxy.uri}/api/2.0/mlflow/metrics/get-history?run_id={run.run_id}&metric_key=loss&max_results=25000"
+    assert len(json.loads(urllib3.request("GET", query).data)["metrics"]) == 4_000
+    assert backend.store.read_artifact(run, "notes/small.txt") == b"hello"
+    assert backend.store.read_artifact(run, "notes/big.bin") == content
 
 
 def test_what_was_carried_is_sent_to_no_server_but_the_reader_s_own(

@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import resource
+import shutil
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from harness.journal import MIB, NOON, appended, everything, header, point, steps
+from harness.journal import MIB, NOON, appended, everything, header, point, points_on, steps
 from harness.leaving import opening_of
 from harness.process import wait_for
 from harness.proxy import refused_port
 from tracklayer.backend import open_backend
+from tracklayer.journal.carrying import carried, fetched
 from tracklayer.journal.failures import JournalFull
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.inspection import inspect
@@ -77,11 +79,6 @@ def beside_a_full_disk(uri: str, small_disk: Path) -> tuple[Recorder, str]:
     return recorder, run_id
 
 
-def points_on(small_disk: Path) -> int:
-    """How many records are in journals there: a point each, and what opens the run."""
-    return sum(info.records for info in JournalFolder(small_disk).journals())
-
-
 def test_what_is_in_memory_goes_to_the_disk_though_nothing_more_is_logged(small_disk: Path) -> None:
     with refused_port() as uri:
         recorder, _ = beside_a_full_disk(uri, small_disk)
@@ -95,6 +92,25 @@ def test_what_is_in_memory_goes_to_the_disk_though_a_request_is_under_way_in_the
         recorder, _ = beside_a_full_disk(f"http://127.0.0.1:{silent.getsockname()[1]}", small_disk)
         assert not recorder.close()
         assert points_on(small_disk) >= 1_500
+    assert recorder._sender.stop(60)  # else it tells the next test that the server is gone
+
+
+def test_what_is_in_memory_is_written_before_it_is_carried_away(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is under way: the journal stays here as well, for whoever comes if that request fails."""
+    monkeypatch.setattr("tracklayer.journal.recorder.STOPPING", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        recorder, _ = beside_a_full_disk(f"http://127.0.0.1:{silent.getsockname()[1]}", small_disk)
+        assert not recorder.close(carry=str(tmp_path / "bucket"))
+        assert points_on(small_disk) >= 1_500
+    assert recorder._sender.stop(60)
+    [name] = carried(str(tmp_path / "bucket"))
+    with fetched(str(tmp_path / "bucket"), name) as (folder, _):
+        left = LeftJournal.take(folder)
+        assert left is not None
+        assert steps(everything(left)) == list(range(1_500))
+        left.close(remove=False)
 
 
 class TestFullDisk:
@@ -257,18 +273,25 @@ class TestFullDisk:
                             assert journal.file(name).read_bytes() == copies.pop(name)
                 read_to = records[-1].next
                 journal.progress.advance(read_to)
+                there = {path.name: path.stat().st_size for path in folder.path.glob("*/files/*")}
+                assert journal._files.size == sum(there.values())
+                assert journal._files.held == sum(journal._files._sizes[name] for name in journal._files._memory)
+                assert all(name in there for name in copies if name not in journal._files.unwritten)
                 if not expected:
                     journal.append(GivenOut("a"))
                     expected[journal.end] = GivenOut("a")
         ballast.unlink(missing_ok=True)
+        journal.save()
+        no_room_for = journal._files.unwritten
+        assert not no_room_for or shutil.disk_usage(small_disk).free < 30_000
+        assert journal.at_risk is bool(no_room_for)
         journal.close(remove=False)
         [path] = folder.left()
         left = LeftJournal.take(path)
         assert left is not None
         assert left.progress.delivered == read_to
         assert everything(left, read_to) == list(expected.values())
-        in_files = [name for name in copies if left.file(name).exists()]
-        assert all(left.file(name).read_bytes() == copies[name] for name in in_files)
+        assert all(left.file(name).read_bytes() == copies[name] for name in copies if name not in no_room_for)
         left.close(remove=True)
 
     def test_a_limit_on_the_size_of_files_is_a_full_disk(self, tmp_path: Path) -> None:

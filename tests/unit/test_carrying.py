@@ -1,19 +1,140 @@
-"""A journal that comes from outside is unpacked, but not whatever somebody made of it."""
+"""A journal leaves whole, what is in memory only among it; one from outside is unpacked, but not whatever somebody made of it."""
 
 from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tracklayer.journal.carrying import unpack
+from harness.journal import MIB, everything, header, point, steps
+from tracklayer.journal.carrying import CarryingError, carried, carry, fetched, unpack
+from tracklayer.journal.departure import depart
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.live import LiveJournal
+from tracklayer.journal.operations import Artifact, Named
+from tracklayer.journal.refusals import refusals
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 MB = 1_000_000
+
+
+@contextmanager
+def from_there(place: Path) -> Iterator[LeftJournal]:
+    """The one journal that is in a folder, as who delivers it has it."""
+    [name] = carried(str(place))
+    with fetched(str(place), name) as (folder, _):
+        left = LeftJournal.take(folder)
+        assert left is not None
+        yield left
+        left.close(remove=False)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def in_memory() -> LiveJournal:
+    """A journal without a folder, of which the first of four operations is delivered."""
+    journal = LiveJournal(None, header(), limit=MIB)
+    for step in range(3):
+        journal.append(point(step))
+    first = journal.read(0)[1]
+    journal.append(Artifact("a", "model.bin", journal.keep(b"model")))
+    journal.progress.advance(first.next)
+    journal.progress.trying("a")
+    journal.progress.name(Named("a", "b" * 32, "1"))
+    journal.progress.refuse("metric", "a", "loss", "x", "no number")
+    return journal
+
+
+class TestMemory:
+    def test_a_journal_without_a_folder_is_carried_away_whole(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        journal = in_memory()
+        assert depart(journal, str(tmp_path / "bucket"))
+        journal.close(remove=True)
+        assert warnings(caplog) == []
+        with from_there(tmp_path / "bucket") as left:
+            *points, artifact = everything(left, left.progress.delivered)
+            assert steps(points) == [1, 2]
+            assert isinstance(artifact, Artifact)
+            assert left.file(artifact.file).read_bytes() == b"model"
+            assert left.progress.tried("a")
+            assert dict(left.progress.names) == {"a": Named("a", "b" * 32, "1")}
+            assert left.progress.refused == 1
+            assert [refusal.key for refusal in refusals(left.path)] == ["loss"]
+            assert JournalFolder(left.path.parent).paths() == [left.path]  # it has the name of a journal
+
+    def test_a_copy_that_is_delivered_while_it_is_packed_is_packed_all_the_same(self, tmp_path: Path) -> None:
+        journal = in_memory()
+        with journal.unwritten() as unwritten:
+            journal.progress.advance(journal.end)
+            opened = [(tmp_path / str(number)).open("wb") for number in range(9)]  # which get free descriptors
+            carry("20261121T000000Z-host-1-00000000", unwritten.contents, str(tmp_path / "bucket"))
+        for file in opened:
+            file.close()
+        journal.close(remove=True)
+        with from_there(tmp_path / "bucket") as left:
+            artifact = everything(left)[-1]
+            assert isinstance(artifact, Artifact)
+            assert left.file(artifact.file).read_bytes() == b"model"
+
+    def test_one_warning_says_how_much_is_lost_with_the_process(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        journal = in_memory()
+        [_, _, second, *_] = journal.read(0)
+        assert not depart(journal, None)
+        size = journal.end - second.position + len(b"model")
+        lost = (
+            f"tracking: 3 operations ({size} bytes) are lost with this process: they are not delivered, and cannot be"
+        )
+        assert warnings(caplog) == [f"{lost} written to a disk (the journal has no folder)"]
+        caplog.clear()
+        (tmp_path / "file").touch()
+        assert not depart(journal, str(tmp_path / "file" / "bucket"))
+        [told] = warnings(caplog)
+        assert told.startswith(
+            f"{lost} written to a disk (the journal has no folder); they could not be carried away: "
+        )
+        assert "Not a directory" in told
+        caplog.clear()
+        journal.progress.advance(journal.end)
+        assert not depart(journal, None)
+        assert warnings(caplog) == []
+        journal.close(remove=True)
+
+    def test_what_is_on_the_disk_and_cannot_be_carried_is_not_lost(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        journal = LiveJournal(JournalFolder(tmp_path / "journals"), header(), limit=MIB)
+        journal.append(point(0))
+        assert not depart(journal, None)
+        assert warnings(caplog) == []
+        (tmp_path / "file").touch()
+        assert not depart(journal, str(tmp_path / "file" / "bucket"))
+        [told] = warnings(caplog)
+        assert told.startswith(f"tracking: what was not delivered stays in {journal.path}: ")
+        journal.close(remove=True)
+
+    def test_a_journal_that_is_too_large_to_be_packed_in_memory_is_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tracklayer.journal.carrying.MEMORY", 2_000)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+        with pytest.raises(CarryingError, match=r"nowhere.*not packed in memory: it may have more than 2000 bytes"):
+            carry("20261121T000000Z-host-1-00000000", {"progress": bytes(2_001)}, str(tmp_path / "bucket"))
+        carry("20261121T000000Z-host-1-00000000", {"progress": bytes(1_000)}, str(tmp_path / "bucket"))
+        assert len(carried(str(tmp_path / "bucket"))) == 1
 
 
 def packed(path: Path, sizes: dict[str, int]) -> Path:

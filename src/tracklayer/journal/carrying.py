@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import re
 import secrets
@@ -20,7 +21,7 @@ import tarfile
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from tracklayer.exceptions import StoreError
@@ -28,7 +29,7 @@ from tracklayer.journal.claim import Claimed, claimed, free
 from tracklayer.store.endpoint import without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 log = logging.getLogger("tracklayer")
 
@@ -43,6 +44,12 @@ FAILED: Final = 3
 
 UNPACKED: Final = 8 * 1024**3
 """Bytes that a packed journal may have when it is unpacked. It comes from outside, and a few MB can be made to be many TB."""
+
+MEMORY: Final = 128 * 1024**2
+"""Bytes that a journal may have that is packed in memory, because no disk takes it."""
+
+Contents: TypeAlias = "Mapping[str, bytes | Path]"
+"""A journal by the names of its files: what is in them, or where that can be read."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 _MEMBER: Final = re.compile(r"\d{20}\.seg|progress|refused\.jsonl|files/[0-9a-z]{1,64}")
@@ -165,11 +172,22 @@ def _local(url: str) -> LocalShelf | None:
     return LocalShelf(Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute())
 
 
-def carry(journal: Path, url: str) -> str:
+def contents(journal: Path) -> Contents:
+    """What a journal's folder has of it. Raises OSError."""
+    paths = {path.relative_to(journal).as_posix(): path for path in journal.rglob("*")}
+    return {name: path for name, path in paths.items() if _MEMBER.fullmatch(name) and _is_plain(path)}
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def carry(journal: str, files: Contents, url: str) -> str:
     """Pack a journal and put it into a folder.
 
     Args:
-        journal: its folder; whoever calls holds the lock.
+        journal: the name of its folder, whose lock whoever calls holds; where there is none, what it would be.
+        files: what it consists of.
         url: the folder to put it into.
 
     Returns:
@@ -178,25 +196,45 @@ def carry(journal: Path, url: str) -> str:
     Raises:
         CarryingError: it could not be put there; nothing is left of it.
     """
-    name = journal.name + SUFFIX
+    name = journal + SUFFIX
     place = _local(url)
-    with _fenced(url), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
-        packed = Path(temporary, name)
-        pack(journal, packed)
+    with _fenced(url), _packed(files) as packed:
         if place is not None:
             place.put(name, packed)
         else:
-            _put_by_another(packed, url)
+            _put_by_another(packed, name, url)
     return name
 
 
-def _put_by_another(packed: Path, url: str) -> None:
+@contextmanager
+def _packed(files: Contents) -> Iterator[Path]:
+    """Where it is packed: on a disk, or in memory where that takes nothing; it leaves because of that, as likely as not."""
+    with contextlib.ExitStack() as opened:
+        try:
+            packed = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="tracklayer-")), "packed")
+            pack(files, packed)
+        except OSError as error:
+            opened.close()
+            if not hasattr(os, "memfd_create"):
+                raise
+            log.debug("a journal is packed in memory: %s", error)
+            file = opened.enter_context(os.fdopen(os.memfd_create("packed", os.MFD_CLOEXEC), "wb"))
+            try:
+                _pack(files, file, limit=MEMORY)
+                file.flush()
+            except OSError as failed:
+                raise CarryingError(f"{error}, and it is not packed in memory: {failed}") from None
+            packed = Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        yield packed
+
+
+def _put_by_another(packed: Path, name: str, url: str) -> None:
     """Let a process of its own do it: the libraries for far away need threads, which the end of a process has not."""
     script = f"import sys; from {__name__} import put; sys.exit(put(*sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script, str(packed), url],
+            [sys.executable, "-c", script, str(packed), name, url],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -211,31 +249,41 @@ def _put_by_another(packed: Path, url: str) -> None:
         raise CarryingError(told[-1] if told else f"{without_credentials(url)}: exit code {done.returncode}")
 
 
-def put(packed: str, url: str) -> int:
+def put(packed: str, name: str, url: str) -> int:
     """Put a packed journal into a folder; its exit code for a process that does nothing else."""
-    path = Path(packed)
     try:
         with _fenced(url):
-            shelf(url).put(path.name, path)
+            shelf(url).put(name, Path(packed))
     except CarryingError as error:
         sys.stderr.write(f"{error}\n")
         return FAILED
     return 0
 
 
-def pack(journal: Path, target: Path) -> None:
-    """Pack a journal's folder into one file, readable for this user alone. Raises OSError."""
+def pack(files: Contents, target: Path) -> None:
+    """Pack a journal into one file, readable for this user alone. Raises OSError."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz", compresslevel=1) as archive:
-        for path in sorted(journal.rglob("*")):
-            name = path.relative_to(journal).as_posix()
-            if _MEMBER.fullmatch(name) and path.is_file() and not path.is_symlink():
-                entry = tarfile.TarInfo(name)
-                entry.size = path.stat().st_size
-                entry.mode = 0o600
-                with path.open("rb") as content:
-                    # What is appended meanwhile belongs to a later position, and to nobody who was answered.
-                    archive.addfile(entry, io.BufferedReader(content))
+    with os.fdopen(descriptor, "wb") as file:
+        _pack(files, file)
+
+
+def _pack(files: Contents, target: IO[bytes], *, limit: float = math.inf) -> None:
+    """As `pack`; also raises OSError if it may have more than so many bytes."""
+    with tarfile.open(fileobj=target, mode="w:gz", compresslevel=1) as archive:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.mode = 0o600
+            with contextlib.suppress(FileNotFoundError), _opened(content) as source:  # else it is delivered meanwhile
+                entry.size = source.seek(0, os.SEEK_END)
+                source.seek(0)
+                if target.tell() + entry.size > limit:
+                    raise OSError(f"it may have more than {limit} bytes")
+                # What is appended meanwhile belongs to a later position, and to nobody who was answered.
+                archive.addfile(entry, source)
+
+
+def _opened(content: bytes | Path) -> IO[bytes]:
+    return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
 
 
 def unpack(source: Path, target: Path, *, limit: int = UNPACKED) -> None:
@@ -301,7 +349,7 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
                 place.remove(name)
         if not outcome.delivered and outcome.changed and folder.is_dir():
             again = Path(temporary, "again")
-            pack(folder, again)
+            pack(contents(folder), again)
             place.put(name, again)
 
 
@@ -331,5 +379,6 @@ def _fenced(url: str) -> Iterator[None]:
         raise CarryingError(f"{without_credentials(url)}: {error}") from None
     except Exception as error:
         # What a storage library says may hold a signed URL; of local files it is worth knowing.
-        told = str(error) if isinstance(error, OSError) and error.filename else type(error).__name__
+        plain = isinstance(error, OSError) and (error.filename or _local(url) is not None)
+        told = str(error) if plain else type(error).__name__
         raise CarryingError(f"{without_credentials(url)}: {told}") from error

@@ -60,6 +60,11 @@ class Chain:
         return self._before + self._filled
 
     @property
+    def memory(self) -> tuple[MemorySegment, ...]:
+        """The segments that are nowhere but in memory."""
+        return tuple(segment for segment in self.segments if isinstance(segment, MemorySegment))
+
+    @property
     def lost(self) -> bool:
         """Whether somebody removed the file that is written now."""
         last = self.segments[-1]
@@ -104,8 +109,11 @@ class Chain:
         try:
             for index, segment in enumerate(self.segments):
                 if isinstance(segment, MemorySegment):
-                    stored = self._file(path, segment.start, segment.content())
+                    content = segment.content()
+                    stored = self._file(path, segment.start, content)
                     self.segments = (*self.segments[:index], stored, *self.segments[index + 1 :])
+                    if late := segment.content()[len(content) :]:  # what a signal handler has added at the last moment
+                        self.write(late, simply=True)
         finally:
             self._measure()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tracklayer.journal.disk import sync, sync_folder
 from tracklayer.journal.failures import JournalFull
@@ -16,13 +17,27 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "files"
 
+_PART: Final = ".part"
+"""How the name of a copy ends that is still being written."""
+
 _CHUNK: Final = 8 * 1024 * 1024
+
+
+class Copy(NamedTuple):
+    """A copy in memory: its name, its descriptor, its size, and where its `Artifact` record ends."""
+
+    name: str
+    descriptor: int
+    size: int
+    end: int
 
 
 class Files:
     """The copies of one journal. Each is for one `Artifact` record, and goes when that is delivered.
 
     Safe to use from several threads: copying may take long, and nobody waits for it but who asked.
+
+    A copy in memory stays there until it is delivered, also when the disk has it, too: it may be read at that moment.
 
     Attributes:
         size: bytes that the copies in the folder take.
@@ -42,6 +57,7 @@ class Files:
         self._folder = folder
         self._sizes: dict[str, int] = {}
         self._memory: dict[str, int] = {}
+        self._stored: set[str] = set()  # of those in memory the ones that the folder has, too
         self._recorded: dict[str, tuple[int, str, str]] = {}
         self._lock = threading.RLock() if lock is None else lock
         if folder is not None:
@@ -50,8 +66,61 @@ class Files:
         self.size = sum(self._sizes.values())
 
     def move_to(self, folder: Path | None) -> None:
-        """From now on copies go here."""
-        self._folder = folder
+        """From now on copies go here; None: the folder is gone, with what was in it."""
+        with self._lock:
+            self._folder = folder
+            if folder is None:
+                self.size -= sum(self._sizes[name] for name in self._stored)
+                self._stored.clear()
+
+    @property
+    def unwritten(self) -> list[str]:
+        """Names of the copies that are nowhere but in memory."""
+        if not self._memory:
+            return []
+        with self._lock:
+            return [name for name in list(self._memory) if name not in self._stored]
+
+    def store(self, folder: Path, *, spare: int, durable: bool) -> None:
+        """Write to a journal's folder what is in memory only, as far as the disk takes it. Never raises.
+
+        Args:
+            folder: the folder; what is there already need not be written anew.
+            spare: bytes of the disk that are left to others: they are worth more than a copy.
+            durable: wait for the disk.
+        """
+        with self._lock:
+            for name in self.unwritten:
+                size = self._sizes[name]
+                copy = folder / FOLDER / name
+                # Its record may be there already, and the process be killed in this moment.
+                part = copy.with_suffix(_PART)
+                try:
+                    if size + spare > _room(folder):  # to try it would fill the disk for a moment, each time
+                        continue
+                    copy.parent.mkdir(mode=0o700, exist_ok=True)
+                    part.unlink(missing_ok=True)
+                    _copy(part, self.path(name), durable=durable)
+                    part.replace(copy)
+                    if durable:
+                        sync_folder(copy.parent)
+                except BaseException as error:
+                    with contextlib.suppress(OSError):
+                        part.unlink(missing_ok=True)
+                    if isinstance(error, OSError):
+                        return
+                    raise  # a signal handler's
+                if name not in self._stored:  # else a signal handler came in the middle of it, and did the same
+                    self._stored.add(name)
+                    self.size += size
+
+    def undelivered(self, position: int) -> list[Copy]:
+        """The copies in memory only whose records end behind a position: those that would be missed."""
+        with self._lock:
+            ends = {name: self._recorded[name][0] for name in self.unwritten if name in self._recorded}
+            return [
+                Copy(name, self._memory[name], self._sizes[name], end) for name, end in ends.items() if end > position
+            ]
 
     def keep(self, source: Path | bytes, size: int, *, room: float, durable: bool) -> str:
         """Copy it aside; returns the name of the copy.
@@ -140,10 +209,12 @@ class Files:
             for name in names:
                 self._recorded.pop(name, None)
                 size = self._sizes.pop(name, 0)
+                on_disk = name not in self._memory or name in self._stored
+                self._stored.discard(name)
                 if name in self._memory:
                     os.close(self._memory.pop(name))
                     self.held -= size
-                elif self._folder is not None:
+                if on_disk and self._folder is not None:
                     (self._folder / FOLDER / name).unlink(missing_ok=True)
                     self.size -= size
 
@@ -152,6 +223,12 @@ class Files:
         for descriptor in self._memory.values():
             os.close(descriptor)
         self._memory.clear()
+
+
+def _room(folder: Path) -> int:
+    """Bytes that the disk has room for, as far as it says that. Raises OSError."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize if found.f_blocks else sys.maxsize
 
 
 def _copy(copy: Path, source: Path | bytes, *, durable: bool) -> int:

@@ -94,7 +94,7 @@ class JournalFolder:
             OSError: it cannot be made; nothing is left of it.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{_stamp(header.started_at)}-{_word(header.host)}-{header.pid}-{os.urandom(4).hex()}"
+        name = name_for(header)
         making, made = self.path / f"{_MAKING}{name}", self.path / name
         making.mkdir(mode=0o700)
         held = None
@@ -155,6 +155,11 @@ class JournalFolder:
                     old = time.time() - path.stat(follow_symlinks=False).st_mtime > _FORGOTTEN
                     if old and not Lock.is_held(path):
                         _remove(path)
+
+
+def name_for(header: Header) -> str:
+    """A name for a new journal, which no other one has."""
+    return f"{_stamp(header.started_at)}-{_word(header.host)}-{header.pid}-{os.urandom(4).hex()}"
 
 
 def discard(path: Path, *, keep_refused: bool) -> None:

@@ -109,7 +109,7 @@ def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
     Raises:
         StoreError: they could not be put there; what was not is still here.
     """
-    from tracklayer.journal.carrying import carry
+    from tracklayer.journal.carrying import carry, contents
 
     names = []
     for path in left_since(settings, since):
@@ -121,7 +121,7 @@ def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
         try:
             here = journal.header.host == socket.gethostname() and journal.header.started_at >= since
             if here and journal.progress.delivered < journal.end:
-                names.append(carry(path, url))
+                names.append(carry(path.name, contents(path), url))
                 carried = True
         finally:
             journal.close(remove=carried)

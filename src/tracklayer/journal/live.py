@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,9 +28,10 @@ from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.record import pack
 from tracklayer.journal.segments import FileSegment, MemorySegment, read
 from tracklayer.journal.thinning import Rounds, Thinned, holes
+from tracklayer.journal.unwritten import Unwritten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tracklayer.journal.lock import Lock
@@ -102,6 +104,7 @@ class LiveJournal:
         self._looked_at = 0
         self._warned = False
         self._rounds = Rounds()
+        self._trouble: OSError | None = None
         self._files = Files(None, self._lock)
         size = max(4096, min(SEGMENT, (memory if folder is None else limit) // 16))
         self._chain = Chain(pack(header, header.started_at), size=size, durable=durable, on_failure=self._warn)
@@ -129,9 +132,12 @@ class LiveJournal:
         """Whether something in it is in memory only, and not delivered: it ends with this process."""
         with self._lock:
             delivered = self.progress.delivered
-            return self._files.held > 0 or any(
-                isinstance(segment, MemorySegment) and segment.end > delivered for segment in self._chain.segments
-            )
+            return bool(self._files.unwritten) or any(segment.end > delivered for segment in self._chain.memory)
+
+    @property
+    def trouble(self) -> OSError | None:
+        """Why it could not be written when it last could not; None as long as there was nothing of that kind."""
+        return self._trouble
 
     def append(self, operation: Operation) -> None:
         """Add an operation.
@@ -205,6 +211,27 @@ class LiveJournal:
             log.warning("the journal %s is damaged: %d bytes are passed over", self.path, found - expected)
         return records
 
+    def look(self) -> bool:
+        """Once a second at most, for whoever does not log: see to the file, and write what is in memory, if that can be done.
+
+        Returns:
+            Whether that is worth another look before long: something is at risk that a disk could take.
+        """
+        at = time.time_ns() // 1_000_000
+        if not self._looked_at <= at < self._looked_at + _PAUSE:
+            with self._lock:
+                if not self._closed and not self._busy:
+                    self._look(at)
+        return self._folder is not None and self.at_risk
+
+    @contextmanager
+    def unwritten(self) -> Iterator[Unwritten]:
+        """What is nowhere but in memory at this moment; it can be read as long as this is entered."""
+        with contextlib.ExitStack() as opened:
+            with self._lock:
+                found = Unwritten.of(self._chain, self._files, self.progress, opened)
+            yield found
+
     def save(self) -> None:
         """Write what is in memory to the disk, if that can be done by now."""
         with self._lock:
@@ -276,9 +303,7 @@ class LiveJournal:
     def _look(self, at: int) -> None:
         """Once a second: is our file still there, or (where there is none) can one be written by now?"""
         self._looked_at = at
-        if self._chain.in_memory:
-            self._save()
-        elif self._chain.lost:
+        if self._chain.lost:
             # What was in it can still be read here; what comes goes to a new folder.
             self._chain.fall_back(FileNotFoundError(f"somebody removed {self.path}"))
             self._chain.path = None
@@ -286,28 +311,44 @@ class LiveJournal:
             if self._held is not None:
                 self._held.release()
             self._held = None
+        elif self._chain.in_memory or self._files.unwritten:
+            self._save()
 
     def _save(self) -> None:
         """Write what is in memory to the disk, if that can be done."""
-        if self._folder is None or not self._chain.in_memory:
+        in_memory = self._chain.in_memory
+        if self._folder is None or not (in_memory or self._files.unwritten):
             return
         try:
             if self._chain.path is None:
                 self._settle(self._folder)
             else:
-                self._chain.store(self._chain.path)
-        except OSError:
+                self._store(self._chain.path)
+        except OSError as error:
+            self._trouble = error
             return
-        log.info("the journal can be written again: %s", self.path)
-        self._warned = False
+        if in_memory or not self._files.unwritten:
+            log.info("the journal can be written again: %s", self.path)
+            self._warned = False
+
+    def _store(self, path: Path) -> None:
+        """Put into a folder what is in memory: first the copies, so that each is there before the record that names it.
+
+        A copy that the disk does not take keeps nothing else from it: without the process it would be lost either way.
+        Raises OSError.
+        """
+        spare = sum(segment.end - segment.start for segment in self._chain.memory)
+        self._files.store(path, spare=spare, durable=self._durable)
+        self._chain.store(path)
 
     def _settle(self, folder: JournalFolder) -> None:
         """Make the journal's folder, with everything in it that is in memory. Raises OSError."""
         before = self._chain.segments
         try:
-            path, self._held = folder.make(self.header, self._chain.store)
+            path, self._held = folder.make(self.header, self._store)
         except OSError:
             self._chain.keep(before)
+            self._files.move_to(None)
             raise
         self._chain.moved(path)
         self._files.move_to(path)
@@ -352,6 +393,7 @@ class LiveJournal:
         raise JournalFull(f"the journal is full ({room} bytes): {what} of the run {run} cannot be kept")
 
     def _warn(self, error: OSError) -> None:
+        self._trouble = error
         if not self._warned:
             self._warned = True
             log.warning(

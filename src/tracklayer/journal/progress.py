@@ -153,6 +153,12 @@ class Progress:
         with self._lock:
             return self._refusals.reasons(run, limit)
 
+    def unwritten(self) -> dict[str, bytes]:
+        """What is known and not on the disk: whole files, by their names in a journal's folder."""
+        with self._lock:
+            known = {NAME: self._compact()} if self._behind or self._folder is None else {}
+            return known | self._refusals.unwritten()
+
     def move_to(self, folder: Path) -> None:
         """From now on it is written here, with all that was noted before."""
         with self._lock:

@@ -21,6 +21,7 @@ from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.departure import depart
 from tracklayer.journal.failures import JournalClosed, JournalFull
 from tracklayer.journal.heading import heading
 from tracklayer.journal.live import open_journal
@@ -102,6 +103,7 @@ class Recorder:
             interval=settings.flush_interval,
             on_failure=self._failed,
             on_idle=self._idle,
+            on_turn=self._journal.look,
         )
 
     def __repr__(self) -> str:
@@ -348,35 +350,18 @@ class Recorder:
         stopped = self._sender.stop(STOPPING if url else patience)
         end = self._journal.end
         complete = stopped and self._delivery.delivered >= end
-        if not complete:
-            self._journal.save()  # what is carried away is what is on the disk
         if not stopped:
             # It is in the middle of a request: the lock goes with the process, not before. A copy can leave all the
             # same: if the request still succeeds, whoever delivers the copy finds what it has done.
-            self._carried(url)
+            depart(self._journal, url)
             return False
-        self._journal.close(remove=complete or self._carried(url), end=end)
+        self._journal.close(remove=complete or depart(self._journal, url), end=end)
         return complete
 
     def discard(self) -> None:
         """Nothing was recorded, and nothing will be."""
         self._closed = True
         self._journal.close(remove=True)
-
-    def _carried(self, url: str | None) -> bool:
-        """Take what is left to a folder; True if it is there."""
-        path = self._journal.path
-        if url is None or path is None:
-            return False
-        try:
-            from tracklayer.journal.carrying import carry
-
-            name = carry(path, url)
-        except Exception as error:
-            log.warning("tracking: what was not delivered stays in %s: %s", path, error)
-            return False
-        log.info("what was not delivered is carried to %s", name)
-        return True
 
     # Inside
 

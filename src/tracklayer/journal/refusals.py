@@ -122,6 +122,16 @@ class Refusals:
         found = (f"{item.kind} {item.key or ''}: {item.reason}" for item in there if item.run == run)
         return list(itertools.islice(found, limit))
 
+    def unwritten(self) -> dict[str, bytes]:
+        """The whole file, by its name, if there is something that it lacks."""
+        self._count_beyond()
+        if not self._waiting:
+            return {}
+        written = b""
+        with contextlib.suppress(OSError):
+            written = b"" if self._folder is None else (self._folder / NAME).read_bytes()
+        return {NAME: written + b"".join(self._waiting)}
+
     def move_to(self, folder: Path) -> None:
         """From now on they are written here."""
         self._folder = folder

@@ -65,6 +65,11 @@ class MemorySegment:
         self._data = bytearray(header)
 
     @property
+    def name(self) -> str:
+        """Name of the file that it would be."""
+        return f"{self.start:0{DIGITS}d}{SUFFIX}"
+
+    @property
     def end(self) -> int:
         """Position behind its last byte."""
         return self.start + len(self._data)

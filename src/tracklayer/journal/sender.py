@@ -33,6 +33,9 @@ REST: Final = (0.2, 30.0)
 LONGEST: Final = 600.0
 """So many seconds a server may ask to be left alone."""
 
+TURN: Final = 1.0
+"""Longest wait, in seconds, where somebody wants a turn before long."""
+
 _UNHURRIED: Final = frozenset({Log, Inputs, Outputs, Consumed, Linked, DeleteTag, Rename, LeftOpen})
 """What can wait until there is more of it."""
 
@@ -55,6 +58,7 @@ class Sender:
         interval: float,
         on_failure: Callable[[StoreError], None],
         on_idle: Callable[[], None],
+        on_turn: Callable[[], bool],
     ) -> None:
         """Start no thread yet.
 
@@ -65,6 +69,7 @@ class Sender:
             interval: seconds for which what is logged is gathered.
             on_failure: told in the sender's thread that the server is away.
             on_idle: called in the sender's thread when everything is sent.
+            on_turn: called in the sender's thread now and then, whatever it does; says whether it wants to be before long.
         """
         self.away = False
         self.error: StoreError | None = None
@@ -78,6 +83,7 @@ class Sender:
         self._interval = interval
         self._on_failure = on_failure
         self._on_idle = on_idle
+        self._on_turn = on_turn
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
         self._working = threading.Lock()
@@ -241,11 +247,18 @@ class Sender:
                 return
             if due is None:
                 self._on_idle()
+            if due is None or due - now > self._interval:  # what is logged from now on is due before that
                 self._idle = True
                 due = self._due()
             if not self._hurry:
-                self._bell.wait(None if due is None else due - now)
+                self._wait(None if due is None else due - now)
             self._idle = False
+
+    def _wait(self, seconds: float | None) -> None:
+        """Wait to be woken, at most so long; None for as long as it takes."""
+        if self._on_turn():
+            seconds = TURN if seconds is None else min(seconds, TURN)
+        self._bell.wait(seconds)
 
     def _due(self) -> float | None:
         """When, on the monotonic clock, something is to be sent that is not sent at once; None if there is nothing."""
@@ -283,6 +296,7 @@ class Sender:
                 self._doubted = False
             more = delivery.step(whole=old or delivery.settled < self._flush_to)
             self._reached()
+            self._on_turn()
             if not more or self._stopping:
                 return
 
@@ -316,7 +330,7 @@ class Sender:
         self._on_failure(error)
         until = time.monotonic() + delay
         while not (self._stopping or self._insisted) and (left := until - time.monotonic()) > 0:
-            self._bell.wait(left)
+            self._wait(left)
         self._resting = self._insisted = False
         self._hurry = True
         self._store.try_again()
