@@ -31,17 +31,21 @@ def told(
     airflow_home: AirflowHome, mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, ObservedStory]:
     conf = {"sample": 4000, "max_iter": 5, "data_dir": str(tmp_path_factory.mktemp("flights"))}
-    folder = tmp_path_factory.mktemp("dags")
+    folder, journal = tmp_path_factory.mktemp("dags"), tmp_path_factory.mktemp("journal")
     for path in (*DAGS.glob("*.py"), *EXAMPLES.glob("example_*.py")):
         shutil.copyfile(path, folder / path.name)
     told = airflow_home.test(
         *(f"{dag_id}={json.dumps(conf)}" for dag_id in ("flights_prepare", "flights", "flights_observed")),
         *SHIPPED,
-        environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__CORE__DAGS_FOLDER": str(folder)},
+        environ={
+            "MLFLOW_TRACKING_URI": mlflow_server.uri,
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
+            "TRACKLAYER_JOURNAL": str(journal),  # the home's may hold what other tests left for servers that never were
+        },
         not_run="start_training",  # the pipeline has tests of its own
         fresh=True,  # of another folder of DAGs
     )
-    flush(mlflow_server.uri, journal=airflow_home.folder / "journal")  # on a busy machine something may be late
+    flush(mlflow_server.uri, journal=journal)  # on a busy machine something may be late
     return {dag_id: ObservedStory(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}
 
 
