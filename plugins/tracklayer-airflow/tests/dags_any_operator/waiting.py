@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.providers.standard.sensors.external_task import ExternalTaskSensor
 from airflow.providers.standard.sensors.time_delta import TimeDeltaSensor
@@ -16,8 +16,9 @@ from tracklayer_airflow import tracked
 
 TRIGGERED_AT = "2026-01-02T03:04:05+00:00"
 PAUSE = 7
-"""Seconds between two parts of one try. Airflow 3.3 fails a try whose next part runs when it hears of the last one's
-end, and LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too)."""
+"""Seconds between two parts of one try. Airflow fails a try whose next part is due when it hears of the last one's end,
+and LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too). So what is waited
+for takes as long: a trigger that finds it done at once would come too early."""
 QUICK: dict[str, Any] = {"external_dag_id": "awaited", "poke_interval": PAUSE, "execution_date_fn": lambda _: moment()}
 
 
@@ -49,12 +50,18 @@ with DAG("awaited", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
 
     @task.tracked
     def part(number: int) -> int:
+        time.sleep(PAUSE)
         return number
 
     part.expand(number=prepare())
 
-with DAG("empty", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-    EmptyOperator(task_id="nothing")
+with DAG("slow", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+
+    @task
+    def nothing() -> None:
+        time.sleep(PAUSE)
+
+    nothing()
 
 with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
     start = tracked(TriggerDagRunOperator)(
@@ -72,7 +79,7 @@ with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
 
     start >> list(after.values()) >> use()
     tracked(TriggerDagRunOperator)(
-        task_id="start_and_wait", trigger_dag_id="empty", wait_for_completion=True, deferrable=True, poke_interval=PAUSE
+        task_id="start_and_wait", trigger_dag_id="slow", wait_for_completion=True, deferrable=True, poke_interval=PAUSE
     )
     tracked(Rescheduled)(task_id="rescheduled", mode="reschedule", poke_interval=PAUSE)
     tracked(FromTrigger)(task_id="from_trigger")
