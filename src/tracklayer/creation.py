@@ -117,9 +117,7 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
         if over and (given_out is None or resumed.end_time is None or resumed.end_time <= opening.start_time):
             # Else it went on elsewhere, and has ended, before this part of it was delivered.
             reopen(backend.store, resumed)
-        if (
-            resumed.tags.get(OUTCOME_TAG) == ELSEWHERE
-        ):  # it was to end elsewhere, and has come back (its trigger failed)
+        if resumed.tags.get(OUTCOME_TAG) == ELSEWHERE:  # and has come back all the same: its trigger failed
             backend.store.delete_tag(resumed.run_id, OUTCOME_TAG)
         if given_out is not None:
             backend.store.log_batch(resumed.run_id, tags={id_tag(given_out): "1"})
