@@ -43,13 +43,18 @@ print("beside a worker:", len(seen))
 
 WHAT_AIRFLOW_SHOWS = """
 import json
+from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.providers_manager import ProvidersManager
+(form,) = (one for one in HookMetaService.hook_meta_data() if one.connection_type == "mlflow")
 known = ProvidersManager()
 print("shown:" + json.dumps({
-    "hook": known.hooks["mlflow"].hook_class_name,
-    "fields": sorted(name.rpartition("__")[2] for name in known.connection_form_widgets if "__mlflow__" in name),
-    "labels": known.field_behaviours["mlflow"]["relabeling"],
+    "hook": form.hook_class_name,
+    "fields": {
+        name: [field["schema"]["title"], field["schema"].get("format") or field["schema"]["type"][0]]
+        for name, field in form.extra_fields.items()
+    },
+    "labels": {name: field.title for name, field in form.standard_fields if field is not None},
     "links": [name for name in known.extra_links_class_names if name.startswith("tracklayer")],
     "bundles": [bundle.name for bundle in DagBundlesManager().get_all_dag_bundles()],
 }))
@@ -174,8 +179,13 @@ def test_airflow_shows_hook_form_links_and_examples(airflow_home: AirflowHome) -
     assert ("tracklayer-airflow-example-dags" in bundles) is (AIRFLOW >= (3, 3))  # earlier ones look at their own alone
     assert shown == {
         "hook": "tracklayer_airflow.hooks.MlflowHook",
-        # Airflow 3.1 has no form for fields that a provider declares: there they are keys of Extra.
-        "fields": ["ca_file", "client_cert", "insecure_tls", "token", "workspace"] if AIRFLOW >= (3, 2) else [],
+        "fields": {
+            "token": ["Token", "password"],
+            "workspace": ["Workspace", "string"],
+            "ca_file": ["Certificate authorities", "string"],
+            "client_cert": ["Client certificate", "string"],
+            "insecure_tls": ["Do not check certificates", "boolean"],
+        },
         "labels": {"host": "Tracking URI", "login": "User", "password": "Password or token"},
         "links": ["tracklayer_airflow.links.MLflowParentLink", "tracklayer_airflow.links.MLflowRunLink"],
     }

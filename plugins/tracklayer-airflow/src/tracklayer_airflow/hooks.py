@@ -40,15 +40,42 @@ class MlflowHook(BaseHook):
 
     @staticmethod
     def get_ui_field_behaviour() -> dict[str, Any]:
-        """The connection's form, for an Airflow that does not read it from the provider's metadata."""
+        """The connection's form, for Airflow 3.1, which does not read it from the provider's metadata."""
+        told = _declared()["ui-field-behaviour"]
+        extra = '{"ca_file": "/etc/ssl/company.pem", "workspace": "team"}'
         return {
-            "hidden_fields": [],
-            "relabeling": {"host": "Tracking URI", "login": "User", "password": "Password or token"},
-            "placeholders": {
-                "host": "https://mlflow.example.com",
-                "extra": '{"ca_file": "/etc/ssl/company.pem", "workspace": "team"}',
-            },
+            "hidden_fields": told["hidden-fields"],
+            "relabeling": told["relabeling"],
+            "placeholders": {**told["placeholders"], "extra": extra},
         }
+
+    @staticmethod
+    def get_connection_form_widgets() -> dict[str, Any]:
+        """The form's fields beside the usual ones, for Airflow 3.1; by the names of their keys in Extra."""
+        # Airflow's own form needs neither of the two libraries: it puts classes of its own in the place of theirs.
+        from flask_appbuilder.fieldwidgets import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            BS3PasswordFieldWidget,
+            BS3TextFieldWidget,
+        )
+        from wtforms import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            BooleanField,
+            PasswordField,
+            StringField,
+        )
+        from wtforms.validators import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            Optional as MayBeEmpty,
+        )
+
+        made = {}
+        for name, field in _declared()["conn-fields"].items():
+            schema, description = field["schema"], field.get("description", "")
+            if "boolean" in schema["type"]:
+                made[name] = BooleanField(field["label"], description=description, default=schema["default"])
+                continue
+            secret = schema.get("format") == "password"
+            kind, widget = (PasswordField, BS3PasswordFieldWidget) if secret else (StringField, BS3TextFieldWidget)
+            made[name] = kind(field["label"], validators=[MayBeEmpty()], description=description, widget=widget())
+        return made
 
     def variables(self) -> dict[str, str]:
         """MLflow's variables for the connection; empty without one. The values may be secret.
@@ -126,3 +153,12 @@ class MlflowHook(BaseHook):
                 return True, f"MLflow {store.ping()}"
         except TracklayerError as error:
             return False, str(error)
+
+
+def _declared() -> dict[str, Any]:
+    """What the provider's metadata say of the connection."""
+    from tracklayer_airflow.provider import get_provider_info
+
+    info: dict[str, Any] = get_provider_info()
+    declared: dict[str, Any] = info["connection-types"][0]
+    return declared
