@@ -134,7 +134,11 @@ def test_a_try_after_which_there_is_another_has_failed(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("dag_id", "waiting"),
-    [("timed_out", ("KILLED", LEFT_OPEN)), ("marked_run", ("FAILED", None))],  # which marks what waits, too
+    [
+        ("timed_out", ("KILLED", LEFT_OPEN)),
+        # It marks what waits, too; that is in memory since Airflow 3.3.
+        ("marked_run", ("FAILED", None) if AIRFLOW >= (3, 3) else ("KILLED", LEFT_OPEN)),
+    ],
 )
 def test_where_airflow_tells_nothing_reconciling_asks(
     scene: Scene,
@@ -145,7 +149,9 @@ def test_where_airflow_tells_nothing_reconciling_asks(
 ) -> None:
     """When a DAG run times out, or is marked, only those of its tasks are in memory that had not ended until then."""
     before = scene.story(dag_id)
-    assert told(before.run("failed")) == ("KILLED", ELSEWHERE)
+    # Airflow 3.1 loads all tasks of a DAG run that times out.
+    known = dag_id == "timed_out" and AIRFLOW < (3, 2)
+    assert told(before.run("failed")) == ("FAILED" if known else "KILLED", ELSEWHERE)
     assert told(before.run("endless")) == waiting
     monkeypatch.setenv("TRACKLAYER_AIRFLOW_API_URL", scene.airflow.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
