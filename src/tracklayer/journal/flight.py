@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import _thread
 import time
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.journal.bell import Latch
 from tracklayer.store.delivery import prepared
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Flight:
         self._deliver = prepared(store, parcel.run_id, parcel.request())
         self._refusals: list[Refusal] = []
         self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
+        self._over: Latch | None = None
 
     def take_off(self, last: float = 0.0) -> None:
         """Send it, and return while it is under way.
@@ -56,23 +56,33 @@ class Flight:
         """
         shortest, longest = HEAD_START
         self.parcel.take_off()
-        thread = threading.Thread(target=self._send, name="tracklayer-flight", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread can be started at the very end of a process
-            thread.start()
-            self._thread = thread
-            thread.join(min(max(last / 2, shortest), longest))
+        over = Latch()
+        try:
+            # Not by `threading`, which waits until the thread runs, and then for the interpreter: while somebody logs in a
+            # loop that takes ten milliseconds.
+            _thread.start_new_thread(self._fly, (over,))
+        except RuntimeError:  # no thread can be started at the very end of a process
+            return
+        self._over = over
+        over.wait(min(max(last / 2, shortest), longest))
 
     def land(self) -> list[Refusal]:
         """Wait for it, and return what was refused for good. Raises what sending raised; the points are back then."""
-        if self._thread is None:
+        if self._over is None:
             self._send()
         else:
-            self._thread.join()
+            self._over.wait(None)
         if self._error is not None:
             self.parcel.came_back()
             raise self._error
         self.parcel.arrived()
         return self._refusals
+
+    def _fly(self, over: Latch) -> None:
+        try:
+            self._send()
+        finally:
+            over.open()
 
     def _send(self) -> None:
         began = time.monotonic()
