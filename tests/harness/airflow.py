@@ -96,7 +96,7 @@ class AirflowHome:
         *dags: str,
         environ: Mapping[str, str] | None = None,
         not_run: str = "",
-        seconds: float = 240,
+        seconds: float = 480,
         fresh: bool = False,
     ) -> dict[str, Any]:
         """Run DAGs one after the other by ``dag.test()``, all in one process.
