@@ -55,13 +55,15 @@ def pool() -> Iterator[CountedPool]:
 
         def serve() -> None:
             connection, _ = server.accept()
-            with connection:
-                data = b""
-                while part := connection.recv(65_536):
-                    data += part
-                    if data.endswith((b"\r\n\r\n", b"end")):
+            with connection, connection.makefile("rb") as request:
+                length = 0
+                while line := request.readline():
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.partition(b":")[2])
+                    elif line == b"\r\n":
+                        request.read(length)
                         connection.sendall(ANSWER)
-                        data = b""
+                        length = 0
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
