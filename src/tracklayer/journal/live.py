@@ -256,7 +256,8 @@ class LiveJournal:
         except OSError as error:  # a disk that has no room for the thinner one either
             log.info("what is delivered cannot be taken out of %s: %s", self.path, error)
         with self._lock:
-            self._rounds.done(self._filling()[0])
+            if not self._closed:  # else its files may be gone
+                self._rounds.done(self._filling()[0])
 
     def close(self, *, remove: bool, end: int | None = None) -> None:
         """Write no more, and let others deliver what is left.
