@@ -167,7 +167,9 @@ def _find(context: RunContext, settings: Settings, backend: Backend, key: str) -
     name = dispatch.experiment_name(plugins, own, strict=settings.on_error == "raise")
     named = naming.valid_experiment_name(name) if name else naming.experiment_name(own, settings)
     experiment = backend.store.get_experiment_by_name(named)
-    found = find_parent(backend.store, experiment.experiment_id, key) if experiment else None
+    if experiment is None:
+        return None
+    found = find_parent(backend.store, experiment.experiment_id, key, alone=context.owns_workflow_run)
     return ref_of(found) if found else None
 
 

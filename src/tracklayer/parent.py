@@ -32,9 +32,17 @@ GENERATIONS: Final = 16
 """How often the parent of one workflow run may be deleted by hand and made anew."""
 
 
-def find_parent(store: Store, experiment_id: str, key: str) -> Run | None:
-    """The elected parent with this key among the live runs of the experiment; None if there is none yet."""
-    return _winner_among(_candidates(store, experiment_id, key), key)
+def find_parent(store: Store, experiment_id: str, key: str, *, alone: bool = False) -> Run | None:
+    """The parent with this key among the live runs of the experiment; None if there is none yet.
+
+    Args:
+        store: the tracking back end.
+        experiment_id: where it is.
+        key: the workflow run's key.
+        alone: as for `make_parent`: where no election was held, the oldest candidate is the parent.
+    """
+    candidates = _candidates(store, experiment_id, key)
+    return _winner_among(candidates, key) or (candidates[0] if alone and candidates else None)
 
 
 def sweep_parents(store: Store, experiment_id: str, key: str) -> list[str]:

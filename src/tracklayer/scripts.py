@@ -59,3 +59,27 @@ def _source() -> Path | None:
     main = sys.modules.get("__main__")
     path = getattr(main, "__file__", None)
     return Path(path).resolve() if path and not path.startswith("<") else None
+
+
+@singleton
+def _exiting() -> dict[int, bool]:
+    """By process id, whether its last outermost stage was left by ``sys.exit`` with a code that says that it failed."""
+    return {}
+
+
+def stage_left(error: BaseException | None) -> None:
+    """An outermost stage of this process has ended.
+
+    Args:
+        error: what it was left by; None if it came to its end.
+    """
+    _exiting()[os.getpid()] = isinstance(error, SystemExit) and error.code not in (None, 0)
+
+
+def has_failed() -> bool:
+    """How a script ends, asked while the interpreter exits: True after an exception that nobody caught, or ``sys.exit(1)``.
+
+    Nobody tells the exit code then: what is known is that it left a stage. In a notebook an exception ends nothing.
+    """
+    died = getattr(sys, "last_value", None) is not None or _exiting().get(os.getpid(), False)
+    return died and "ipykernel" not in sys.modules

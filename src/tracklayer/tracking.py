@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -34,7 +33,7 @@ from tracklayer.outcome import Outcome, of_exception
 from tracklayer.preparation import prepare
 from tracklayer.provisional import is_provisional
 from tracklayer.redaction import Redaction
-from tracklayer.scripts import script_context
+from tracklayer.scripts import has_failed, script_context, stage_left
 from tracklayer.settings import Settings
 from tracklayer.singleton import singleton
 from tracklayer.stage import ERROR_LENGTH, StageRun
@@ -112,8 +111,12 @@ def track(
             yield run
         except BaseException as error:
             _end_with(error, run, outcome)
+            if run.outer is None:
+                stage_left(error)
             raise
         run.end("FINISHED")
+        if run.outer is None:
+            stage_left(None)
 
 
 def open_stage(
@@ -414,8 +417,7 @@ def _close_at_exit(context: RunContext, settings: Settings, backend: Backend) ->
 
     def end() -> None:
         if os.getpid() == pid:
-            died = getattr(sys, "last_value", None) is not None and "ipykernel" not in sys.modules
-            close_workflow_run(context, "FAILED" if died else "FINISHED", settings=settings)
+            close_workflow_run(context, "FAILED" if has_failed() else "FINISHED", settings=settings)
 
     atexit.register(end)
 

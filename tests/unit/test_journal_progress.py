@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from tracklayer.context import RunContext, WorkflowRun
 from tracklayer.journal.identities import Identities
 from tracklayer.journal.lock import Lock
+from tracklayer.journal.notes import Begun, Closed, Ended
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.refusals import refusals
@@ -43,6 +45,27 @@ class TestProgress:
         assert dict(later.names) == {"a": RUN}
         assert dict(later.models) == {"m-a": MODEL}
         assert later.refused == 0
+
+    def test_what_is_asked_for_when_a_journal_is_taken_over_is_remembered_also_in_a_file_written_anew(
+        self, tmp_path: Path
+    ) -> None:
+        own = RunContext(workflow_run=WorkflowRun(orchestrator="script", workflow="w", run_id="r"))
+        notes = [Begun("a", parent=False, script=own), Begun("p", parent=True), Closed("k")]
+        ends = [Ended("a"), Ended("b"), Ended("b", again=True), Ended("c"), Ended("c", again=True), Ended("c")]
+        progress = Progress(tmp_path)
+        for note in [*notes, *ends]:
+            progress.remember(note)
+        size = (tmp_path / "progress").stat().st_size
+        progress.remember(Ended("c"))
+        assert (tmp_path / "progress").stat().st_size == size
+        for folder in (tmp_path, tmp_path / "elsewhere"):
+            if folder != tmp_path:
+                folder.mkdir()
+                progress.move_to(folder)
+            found = Progress(folder, writable=False).remembered
+            assert list(found.begun.values()) == notes[:2]
+            assert (found.ended, found.closed) == ({"a", "c"}, {"k"})
+        progress.close()
 
     def test_it_only_goes_forward(self, tmp_path: Path) -> None:
         progress = Progress(tmp_path)

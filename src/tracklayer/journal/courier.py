@@ -20,10 +20,12 @@ from tracklayer.identity import (
     key_tag,
     produced_tag,
     upstream_tag,
+    workflow_run_key,
 )
 from tracklayer.journal.endings import Endings
 from tracklayer.journal.identities import Held
 from tracklayer.journal.linkage import Linkage
+from tracklayer.journal.notes import Begun, Closed
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -143,6 +145,7 @@ class Courier:
         """
         if isinstance(operation, Close):
             self.endings.close(operation, at)
+            self._journal.progress.remember(Closed(workflow_run_key(operation.context.workflow_run)))
         elif isinstance(operation, Named | NamedModel):
             self._ids.learn(operation)
         else:
@@ -157,6 +160,8 @@ class Courier:
             return
         given = self._given(operation.id)
         progress = self._journal.progress
+        if note := Begun.of(operation):
+            progress.remember(note)
         if self._cancelled(operation.id) or (self._recovering and not given):
             self._look_for(operation.id, operation.opening.key)
             return

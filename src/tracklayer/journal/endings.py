@@ -10,6 +10,7 @@ from tracklayer.forking import importing
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.identities import Held, Later
 from tracklayer.journal.late_ends import LateEnds
+from tracklayer.journal.notes import Ended
 from tracklayer.journal.progress import TWICE
 from tracklayer.opening import milliseconds
 from tracklayer.provisional import provisional_id
@@ -92,6 +93,7 @@ class Endings:
         else:
             self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
         self._late.written(run_id, operation)
+        self._progress.remember(Ended(operation.run, again=operation.status == "RUNNING"))
         if self._progress.tried(TWICE + operation.run):
             trash_twins(self._backend.store, run_id)
         if operation.status == "FINISHED":

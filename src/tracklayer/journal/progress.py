@@ -10,11 +10,12 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from tracklayer.journal.disk import sync, sync_folder, write_whole
+from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Trying
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.record import decoder, frames, pack
 from tracklayer.journal.refusals import Refusal, Refusals
@@ -37,21 +38,6 @@ _PAUSE: Final = 1.0
 """Seconds between attempts to write where that failed."""
 
 
-class Delivered(msgspec.Struct, frozen=True, array_like=True, tag="delivered"):
-    """Everything before this position is delivered."""
-
-    position: int
-
-
-class Trying(msgspec.Struct, frozen=True, array_like=True, tag="trying"):
-    """The run or model with this local id is about to be asked for: whoever comes later looks for it first."""
-
-    id: str
-
-
-Note: TypeAlias = Delivered | Trying | Named | NamedModel
-
-
 class Progress:
     """Safe to use from several threads. Nothing here raises because a disk is full: it is written later then.
 
@@ -59,6 +45,7 @@ class Progress:
         delivered: everything before this position is delivered.
         names: what the server called the runs, by their local ids.
         models: the same for models.
+        remembered: what is asked for only when the journal is taken over.
     """
 
     def __init__(
@@ -81,6 +68,7 @@ class Progress:
         self._names: dict[str, Named] = {}
         self._models: dict[str, NamedModel] = {}
         self._trying: set[str] = set()
+        self.remembered = Remembered()
         self._refusals = Refusals(folder, writable=writable, durable=durable)
         self._folder = folder
         self._writable = writable
@@ -137,6 +125,12 @@ class Progress:
         """The server's answer."""
         with self._lock:
             self._note(named)
+
+    def remember(self, note: Begun | Ended | Closed) -> None:
+        """What a record says that is delivered, and may be removed by now. Told again it is not written again."""
+        with self._lock:
+            if self.remembered.take(note):
+                self._note(note)
 
     def refuse(self, kind: str, run: str, key: str | None, value: str | None, reason: str) -> None:
         """Keep a value that the server refused for good. The same one, told again, is kept once."""
@@ -211,8 +205,10 @@ class Progress:
             self._trying.add(note.id)
         elif isinstance(note, Named):
             self._names[note.id] = note
-        else:
+        elif isinstance(note, NamedModel):
             self._models[note.id] = note
+        else:
+            self.remembered.take(note)
 
     def _note(self, note: Note) -> None:
         self._take(note)
@@ -251,6 +247,7 @@ class Progress:
         at = time.time_ns() // 1_000_000
         open_tries = (Trying(identifier) for identifier in sorted(self._trying))
         notes: list[Note] = [Delivered(self.delivered), *open_tries, *self._names.values(), *self._models.values()]
+        notes += self.remembered.notes()
         return b"".join(pack(note, at) for note in notes)
 
     def _catch_up(self) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from tracklayer.context import SCRIPT
 from tracklayer.ending import DIED, end_instead
 from tracklayer.exceptions import StoreError
 from tracklayer.forking import importing
@@ -22,6 +21,7 @@ from tracklayer.identity import workflow_run_key
 from tracklayer.journal.delivery import LEFT_OPEN, Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.notes import Begun
 from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
 from tracklayer.journal.progress import TWICE
 from tracklayer.outcome import OUTCOME_TAG
@@ -68,14 +68,14 @@ class Survey:
 
     @classmethod
     def of(cls, journal: LeftJournal) -> Survey:
-        """Read all of a journal."""
+        """Read all of a journal, and what is remembered of records that are not there any more."""
+        remembered = journal.progress.remembered
         given: set[str] = set()
-        ended: set[str] = set()
-        left_open: set[str] = set()
-        parents: set[str] = set()
-        scripts: dict[str, RunContext] = {}
+        ended = set(remembered.ended)
+        left_open = set(journal.progress.notes(LEFT_OPEN))
+        notes = list(remembered.begun.values())
         begun: dict[str, str] = {}
-        closed: set[str] = set()
+        closed = set(remembered.closed)
         position = 0
         while records := journal.read(position):
             for record in records:
@@ -86,21 +86,19 @@ class Survey:
                         ended.discard(run) if status == "RUNNING" else ended.add(run)
                     case LeftOpen(run=run):
                         left_open.add(run)
-                    case Begin(id=identifier, opening=opening):
-                        context = opening.context
-                        begun[identifier] = workflow_run_key(context.workflow_run)
-                        if context.task_run is None:
-                            parents.add(identifier)
-                        if context.owns_workflow_run and context.workflow_run.orchestrator == SCRIPT:
-                            scripts[workflow_run_key(context.workflow_run)] = context.of_workflow_run()
+                    case Begin(id=identifier, opening=opening) as begin:
+                        begun[identifier] = workflow_run_key(opening.context.workflow_run)
+                        if note := Begun.of(begin):
+                            notes.append(note)
                     case Close(context=context):
                         closed.add(workflow_run_key(context.workflow_run))
             position = records[-1].next
+        scripts = {workflow_run_key(one.script.workflow_run): one.script for one in notes if one.script is not None}
         return cls(
             given=frozenset(given),
             ended=frozenset(ended),
             left_open=frozenset(left_open),
-            parents=frozenset(parents),
+            parents=frozenset(one.id for one in notes if one.parent),
             scripts={key: context for key, context in scripts.items() if key not in closed},
             begun=begun,
         )
@@ -173,8 +171,7 @@ class Recovery:
         return progress.tried(TWICE + local) or (progress.tried(local) and local not in progress.names)
 
     def _is_over(self, run: str) -> bool:
-        survey = self._survey
-        return run in survey.ended or run in survey.left_open or self.journal.progress.tried(LEFT_OPEN + run)
+        return run in self._survey.ended or run in self._survey.left_open
 
 
 def settings_of(journal: LeftJournal, settings: Settings) -> Settings:

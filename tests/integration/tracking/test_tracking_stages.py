@@ -187,6 +187,47 @@ def test_a_script_is_a_workflow_of_its_own_and_imports_no_mlflow(
     assert get(store, stage.tags["mlflow.parentRunId"]).status == status
 
 
+ENDINGS = """
+import sys
+import tracklayer
+
+def stage(code=None):
+    with tracklayer.track("training"):
+        if code is not None:
+            sys.exit(code)
+
+def caught(code):
+    try:
+        stage(code)
+    except SystemExit:
+        pass
+
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "code", "status"),
+    [
+        ("stage(2)", 2, "FAILED"),
+        ("stage('no rows')", 1, "FAILED"),
+        ("stage(0)", 0, "FINISHED"),
+        ("caught(2); stage()", 0, "FINISHED"),
+        ("with tracklayer.track('sweep'):\n    caught(2)", 0, "FINISHED"),
+        ("stage(); stage(2)", 2, "FAILED"),
+    ],
+)
+def test_a_script_that_leaves_its_last_stage_by_exit_ends_as_that_says(
+    store: Store, tmp_path: Path, then: str, code: int, status: str
+) -> None:
+    script = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
+    script.write_text(ENDINGS.replace("{then}", then))
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert ended.returncode == code
+    runs = store.search_runs([], f"tags.`tracklayer.workflow` = '{script.stem}'")
+    assert [run.status for run in runs if "mlflow.parentRunId" not in run.tags] == [status]
+
+
 def test_tracking_off_is_said_once_and_everything_still_works(
     at: Callable[..., RunContext], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

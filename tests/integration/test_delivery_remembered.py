@@ -1,0 +1,166 @@
+"""A process that lived for long is killed: what its journal said first is delivered, and removed, by then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tracklayer.backend import open_backend
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.operations import Begin
+from tracklayer.journal.recovery import Recovery, left_behind
+from tracklayer.settings import Settings
+
+if TYPE_CHECKING:
+    from harness.mlflow import MlflowServer
+    from tracklayer.backend import Backend
+    from tracklayer.store import Run
+
+LIMIT: Final = 1_048_576
+"""Bytes for a journal: a segment is a sixteenth of it."""
+
+MUCH: Final = """
+from pathlib import Path
+def much(log, flush):
+    first = min(Path(settings.journal).rglob("*.seg"))
+    for step in range(40_000):
+        log(step)
+        if step % 5_000 == 4_999:
+            flush()
+            if not first.exists():
+                return
+    raise SystemExit(f"{first} is still there")
+"""
+
+FLOW: Final = """
+import os, signal, sys
+from dataclasses import replace
+from harness.leaving import opening_of
+from tracklayer.backend import open_backend
+from tracklayer.journal.operations import *
+from tracklayer.journal.recorder import recorder_of
+from tracklayer.provisional import provisional_id
+from tracklayer.settings import Settings
+
+uri, journal, name, limit = sys.argv[1:]
+settings = Settings(tracking_uri=uri, journal=journal, journal_limit=int(limit), patience=20.0)
+recorder = recorder_of(open_backend(settings), settings)
+stage = opening_of(name)
+parent = recorder.begin(replace(stage.parent, context=replace(stage.parent.context, owns_workflow_run=True)), wait=20)
+def fold(name):
+    return recorder.create(
+        Create(provisional_id(), parent.ref.experiment_id, name, 1_700_000_000_700, {}, parent.ref.run_id), wait=20
+    ).run_id
+over, again, left, at_work = map(fold, ("over", "again", "left", "at work"))
+recorder.append(End(over, "FINISHED", 1_700_000_002_000))
+recorder.append(End(again, "FINISHED", 1_700_000_002_000))
+recorder.append(End(again, "RUNNING", None))
+recorder.append(LeftOpen(left))
+much(lambda step: recorder.append(Log(at_work, points=(Point("loss", step / 3, 1_700_000_001_000, step),))),
+     recorder.flush)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+SCRIPT: Final = """
+import os, signal, sys
+import tracklayer
+from tracklayer.settings import Settings, load
+settings = load()
+with tracklayer.track("training") as run:
+    run.log_metric("loss", 1.0)
+    run.flush()
+    if sys.argv[1:] == ["long"]:
+        much(lambda step: run.log_metric("loss", step / 3, step=step), run.flush)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def settings(mlflow_server: MlflowServer, tmp_path: Path) -> Settings:
+    return Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal"))
+
+
+@pytest.fixture
+def backend(settings: Settings) -> Backend:
+    found = open_backend(settings)
+    assert found
+    return found
+
+
+def runs_of(backend: Backend, name: str) -> dict[str, Run]:
+    experiment = backend.store.get_experiment_by_name(name)
+    assert experiment
+    return {run.name: run for run in backend.store.search_runs([experiment.experiment_id])}
+
+
+def taken_over(settings: Settings, backend: Backend, *, twice: bool = False, beginning: bool = False) -> None:
+    """Deliver what was left behind, with its beginning or without; twice if the first to do so cannot remove it."""
+    (path,) = left_behind(settings, backend.store.uri)
+    for last in (False, True) if twice else (True,):
+        journal = LeftJournal.take(path)
+        assert journal
+        first = journal.read(0)
+        assert first
+        assert any(isinstance(record.operation, Begin) for record in first) == beginning
+        recovery = Recovery(journal, backend, settings)
+        while recovery.step():
+            pass
+        if last:
+            assert recovery.finish()
+        else:
+            journal.close(remove=False)
+
+
+@pytest.mark.parametrize("twice", [False, True], ids=["at once", "by the second who tries"])
+def test_an_orchestrators_parent_is_not_ended_with_one_of_its_processes(
+    settings: Settings, backend: Backend, twice: bool
+) -> None:
+    name = f"remembered-{uuid.uuid4().hex[:12]}"
+    told = [str(settings.tracking_uri), str(settings.journal), name, str(LIMIT)]
+    done = subprocess.run(
+        [sys.executable, "-c", MUCH + FLOW, *told],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # Somebody has opened a run again that this process had ended: a later try that goes on in it.
+    backend.store.update_run(runs_of(backend, name)["over"].run_id, status="RUNNING")
+    taken_over(settings, backend, twice=twice)
+    statuses = {run: one.status for run, one in runs_of(backend, name).items()}
+    assert statuses == {"r1": "RUNNING", "over": "RUNNING", "again": "KILLED", "left": "RUNNING", "at work": "KILLED"}
+
+
+@pytest.mark.parametrize("long", [True, False], ids=["a long life", "a short one"])
+def test_the_parent_of_a_script_is_ended_with_its_process(
+    settings: Settings, backend: Backend, tmp_path: Path, long: bool
+) -> None:
+    name = f"script_{uuid.uuid4().hex[:12]}"
+    script = tmp_path / f"{name}.py"
+    script.write_text(MUCH + SCRIPT)
+    done = subprocess.run(
+        [sys.executable, script, *(["long"] if long else [])],
+        env={
+            **os.environ,
+            "TRACKLAYER_TRACKING_URI": str(settings.tracking_uri),
+            "TRACKLAYER_JOURNAL": str(settings.journal),
+            "TRACKLAYER_JOURNAL_LIMIT": str(LIMIT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    taken_over(settings, backend, beginning=not long)
+    runs = backend.store.search_runs([], f"tags.`tracklayer.workflow` = '{name}'")
+    assert [run.status for run in runs] == ["KILLED", "KILLED"]
+    assert all(abs((run.end_time or 0) - time.time() * 1000) < 120_000 for run in runs)
