@@ -50,7 +50,7 @@ class TestProgress:
         self, tmp_path: Path
     ) -> None:
         own = RunContext(workflow_run=WorkflowRun(orchestrator="script", workflow="w", run_id="r"))
-        notes = [Begun("a", parent=False, script=own), Begun("p", parent=True), Closed("k")]
+        notes: list[Begun | Closed] = [Begun("a", parent=False, script=own), Begun("p", parent=True), Closed("k")]
         ends = [Ended("a"), Ended("b"), Ended("b", again=True), Ended("c"), Ended("c", again=True), Ended("c")]
         progress = Progress(tmp_path)
         for note in [*notes, *ends]:
