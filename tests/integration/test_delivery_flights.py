@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
@@ -12,7 +13,9 @@ import pytest
 from harness.leaving import opening_of
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
-from tracklayer.journal.operations import End, Log, Point
+from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.live import open_journal
+from tracklayer.journal.operations import End, Header, Log, Point
 from tracklayer.journal.parcel import FULL, Parcel
 from tracklayer.journal.record import Record
 from tracklayer.journal.recorder import Recorder
@@ -183,6 +186,29 @@ def test_a_run_with_which_the_server_always_fails_is_passed_over_and_comes_later
     assert arrived(recorder, proxy, run) == EVERY
 
 
+@pytest.mark.parametrize("before", [1, 2, 3])
+def test_what_was_prepared_behind_a_request_that_failed_is_prepared_anew(
+    recorder: Recorder, proxy: RecordingProxy, run: str, tmp_path: Path, before: int
+) -> None:
+    """The server failed inside with one request: it is made again, with as many points of the next as fill another."""
+    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "left"))
+    real = recorder.resolve(run) or ""
+    journal = open_journal(settings, Header(1, proxy.uri, "test", os.getpid(), 1_700_000_000_000))
+    for begin in range(0, POINTS, 65):
+        steps = range(begin, min(begin + 65, POINTS))
+        points = tuple(Point("loss", step * 0.5, 1_700_000_001_000 + step, step) for step in steps)
+        journal.append(Log(real, points=points))
+    for _ in range(before):
+        proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 1)
+    proxy.answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "boom"}', path="runs/log-batch", times=4)
+    delivery = Delivery(journal, recorder.backend, settings, recovering=True)
+    while delivery.step():
+        pass
+    assert delivery.delivered == journal.end
+    journal.close(remove=True)
+    assert arrived(recorder, proxy, run) == EVERY
+
+
 # Where a parcel's points stand in the journal: whoever comes after a kill has to find what was not sent.
 
 
@@ -202,7 +228,7 @@ def test_points_that_came_back_keep_the_position_of_those_behind_them(recorder: 
     """A request failed when half of the next one was gathered; then it arrives without them."""
     records = [record(position) for position in range(FULL + 500)]
     assert parcel.take_points("run", records, 0) == FULL
-    parcel.take_off()
+    assert parcel.take_off(parcel.request())
     assert parcel.take_points("run", records, FULL) == 500
     parcel.came_back()
     assert parcel.send(recorder.backend.store, whole=False) == []
@@ -217,7 +243,7 @@ def test_what_is_left_of_a_record_begins_with_it(recorder: Recorder, parcel: Par
     records = [*(record(position) for position in range(FULL - 10)), record(FULL - 10, 30), record(FULL + 20)]
     assert parcel.take_points("run", records, 0) == FULL - 9
     if flies:
-        parcel.take_off()
+        assert parcel.take_off(parcel.request())
         parcel.arrived()
     else:
         parcel.send(recorder.backend.store, whole=False)

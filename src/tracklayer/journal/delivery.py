@@ -302,9 +302,11 @@ class Delivery:
                 self._send(lane, whole=False)
                 continue
             flight = Flight(lane, parcel, self._store)
+            if self._flight is not None:
+                self._flight.follow_with(flight)
             self._land()
-            if self._parcels.get(lane) is parcel:  # else what was under way has put its run aside
-                flight.take_off(self._last_flight)
+            # Else what was under way has put its run aside, or has taken these points with it when it was made again.
+            if self._parcels.get(lane) is parcel and flight.take_off(self._last_flight):
                 self._flight = flight
                 if not parcel.full:
                     full.discard(lane)

@@ -43,32 +43,49 @@ class Flight:
         self.lane = lane
         self.parcel = parcel
         self.took = 0.0
-        self._deliver = prepared(store, parcel.run_id, parcel.request())
+        self._points = parcel.request()
+        self._deliver = prepared(store, parcel.run_id, self._points)
         self._refusals: list[Refusal] = []
         self._error: Exception | None = None
-        self._over: Latch | None = None
+        self._pilot = _thread.allocate_lock()  # whoever has it sends
+        self._over = Latch()
+        self._next: Flight | None = None
 
-    def take_off(self, last: float = 0.0) -> None:
-        """Send it, and return while it is under way.
+    def follow_with(self, flight: Flight) -> None:
+        """Let another one take off as soon as this one has landed well, at once and in the same thread.
+
+        Whoever waits for this one would first have to get the interpreter from whoever logs meanwhile, to no other end than
+        to start a thread that then does the same; the server is idle so long. It still has to be told to take off.
+        """
+        self._next = flight
+
+    def take_off(self, last: float = 0.0) -> bool:
+        """Send it, if it is not under way already, and return while it is.
 
         Args:
             last: seconds that the flight before took; 0 if there was none.
+
+        Returns:
+            False if it is not sent, because its parcel does not begin with its points any more: the flight before has
+            failed, and they were sent with what came back from it.
         """
         shortest, longest = HEAD_START
-        self.parcel.take_off()
-        over = Latch()
-        try:
-            # Not by `threading`, which waits until the thread runs, and then for the interpreter: while somebody logs in a
-            # loop that takes ten milliseconds.
-            _thread.start_new_thread(self._fly, (over,))
-        except RuntimeError:  # no thread can be started at the very end of a process
-            return
-        self._over = over
-        over.wait(min(max(last / 2, shortest), longest))
+        if not self.parcel.take_off(self._points):
+            return False
+        if self.claim():
+            try:
+                # Not by `threading`, which waits until the thread runs, and then for the interpreter: while somebody logs
+                # in a loop that takes ten milliseconds.
+                _thread.start_new_thread(_fly, (self,))
+            except RuntimeError:  # no thread can be started at the very end of a process
+                self._pilot.release()
+                return True
+        self._over.wait(min(max(last / 2, shortest), longest))
+        return True
 
     def land(self) -> list[Refusal]:
         """Wait for it, and return what was refused for good. Raises what sending raised; the points are back then."""
-        if self._over is None:
+        if self.claim():
             self._send()
         else:
             self._over.wait(None)
@@ -78,11 +95,20 @@ class Flight:
         self.parcel.arrived()
         return self._refusals
 
-    def _fly(self, over: Latch) -> None:
+    def claim(self) -> bool:
+        """True for the first who asks: whose it is to send it."""
+        return self._pilot.acquire(blocking=False)
+
+    def fly(self) -> Flight | None:
+        """Send it, and return the one that follows if that is the caller's to send, too: not after one that went badly."""
+        following = None
         try:
             self._send()
+            if self._next is not None and self._error is None and not self._refusals and self._next.claim():
+                following = self._next
         finally:
-            over.open()
+            self._over.open()
+        return following
 
     def _send(self) -> None:
         began = time.monotonic()
@@ -91,3 +117,8 @@ class Flight:
         except Exception as error:  # it is raised where it can be judged
             self._error = error
         self.took = time.monotonic() - began
+
+
+def _fly(flight: Flight | None) -> None:
+    while flight is not None:
+        flight = flight.fly()

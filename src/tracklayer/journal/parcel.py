@@ -138,11 +138,21 @@ class Parcel:
         """The points that the next request has room for."""
         return self._metrics[:FULL]
 
-    def take_off(self) -> None:
-        """These points are under way. Until they have arrived or come back nothing else may be sent."""
+    def take_off(self, points: Sequence[Metric]) -> bool:
+        """These points are under way. Until they have arrived or come back nothing else may be sent.
+
+        Args:
+            points: what `request` has returned.
+
+        Returns:
+            False if it would return something else by now; nothing is under way then.
+        """
+        if points != self.request():  # the very same objects, so that this is quick
+            return False
         self._under_way, self._metrics = self._metrics[:FULL], self._metrics[FULL:]
         self._behind = self._left_from()
         self.since = time.monotonic()
+        return True
 
     def arrived(self) -> None:
         """What took off is delivered."""
