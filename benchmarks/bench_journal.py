@@ -30,6 +30,7 @@ import tutorial  # noqa: E402
 from figures import Figure, figure, report  # noqa: E402
 from logging_ways import Way, started  # noqa: E402
 from outages import task  # noqa: E402
+from steady_server import SECONDS, steady_server  # noqa: E402
 from wandb_environment import points_in, wandb_python  # noqa: E402
 
 from harness.backends import backends  # noqa: E402
@@ -89,6 +90,7 @@ def main(scale: Scale = FULL) -> None:
         figures += calls(environ, folder, wandb, scale, bars)
         _tell("delivery")
         figures += deliveries("SQLite", server, environ, scale)
+        figures += deliveries_steady(server, environ, scale)
         figures += deliveries_apart("SQLite", f"sqlite:///{folder}/apart.db", folder / "apart", environ, scale)
         postgresql = backends()["postgresql"]
         if trouble := postgresql.trouble():
@@ -220,6 +222,26 @@ def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], 
 def _throughputs(taken: Mapping[str, Sequence[float]], name: str, to: str) -> list[float]:
     """How much more of the one is done in the same time than of the other, turn by turn."""
     return [their / our for our, their in zip(taken[name], taken[to], strict=True)]
+
+
+def deliveries_steady(server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
+    """(c) without a database, whose speed differs from turn to turn by more than the two sides do from each other."""
+    points = scale.batches * 1_000
+    with steady_server(server.uri) as uri:
+        told = {**environ, "MLFLOW_TRACKING_URI": uri}
+        with started("tracked", told) as way, closing(_Raw(uri)) as raw:
+            raw.batches(1)
+            way.ask("deliver", 1_000)
+            taken: dict[str, list[float]] = {"raw": [], "ours": [], "raw again": []}
+            for _ in range(scale.deliveries):
+                taken["raw"].append(raw.batches(scale.batches))
+                taken["ours"].append(float(way.ask("deliver", points)))
+                taken["raw again"].append(raw.batches(scale.batches))
+    where = f"over a server that takes {SECONDS * 1000:g} ms for each"
+    throughput = statistics.median(_throughputs(taken, "ours", "raw"))
+    yield figure(f"… throughput of run.log_metric until delivered, {where}", throughput, "×", 1, at_least=True)
+    noise = statistics.median(_throughputs(taken, "raw again", "raw"))
+    yield figure(f"… noise: raw batches to themselves, {where}", noise, "×")
 
 
 def deliveries_apart(
