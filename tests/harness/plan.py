@@ -23,6 +23,7 @@ class Plan:
         mlflow: whether MLflow's calls are made.
         rounds: how often each stage makes all calls.
         points: metric points in a round.
+        many: how often a round logs 65 metric points by one call.
         nested: whether a round has a nested run.
         files: whether a round has artifacts and datasets.
         temporary: whether MLflow is made to write files of its own into the folder for temporary ones.
@@ -46,6 +47,7 @@ class Plan:
     mlflow: bool = True
     rounds: int = 2
     points: int = 5
+    many: int = 0
     nested: bool = True
     files: bool = True
     temporary: bool = True

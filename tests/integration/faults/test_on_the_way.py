@@ -12,6 +12,7 @@ from harness.scene import Scene, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
@@ -93,3 +94,22 @@ def _within(mid: Scene, first: Task, absent: Scene) -> Task:
     absent.ends_as_untracked(second)
     first.at("evaluate-0")
     return second
+
+
+def test_what_was_left_behind_is_delivered_on_an_injured_way(victim: MlflowServer, warm: Warm, tmp_path: Path) -> None:
+    """Thousands of points, many by each call, are gathered, cut and sent again in other pieces than before."""
+    proxy = Unreliable(victim.uri, KINDS["all of them"], chance=0.6, seed=SEED)
+    stage = Scene(warm, tmp_path / "scene", proxy.uri, environ={"TRACKLAYER_TIMEOUT": "1"})
+    try:
+        with proxy.refused():
+            stage.ends_as_untracked(stage.start("left", rounds=1, stages=1, files=False, many=40))
+        for _ in range(3):
+            warm.command(["flush"], stage.folder, stage.environ).wait(180.0)
+            if not stage.left():
+                break
+        assert proxy.injured > 3
+        proxy.sound()
+        stage.deliver()
+        assert stage.differences(victim) == []
+    finally:
+        proxy.close()
