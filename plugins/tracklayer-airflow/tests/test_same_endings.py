@@ -18,6 +18,7 @@ from airflow_examples import (
     copied,
     ending,
     sources,
+    with_plugins,
     without_chance,
     without_sleep,
 )
@@ -86,6 +87,7 @@ def sides(
     common = {
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles,
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(with_plugins(folder / "plugins")),
         "PYTHONHASHSEED": "0",  # some XComs are lists that Airflow makes of sets
         "PATH": f"{without_sleep(folder / 'bin')}{os.pathsep}{os.environ['PATH']}",
     }
