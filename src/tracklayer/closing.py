@@ -9,7 +9,7 @@ from tracklayer import dispatch, naming, registry
 from tracklayer.context import SCRIPT
 from tracklayer.current import open_here
 from tracklayer.description import NOTE_TAG, with_downstream
-from tracklayer.ending import end_as_told, is_untold, leave_open, leave_untold
+from tracklayer.ending import end_as_told, is_untold, leave_open, leave_untold, take_back
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
 from tracklayer.identity import PARENT_TAG, key_tag, member_tag, workflow_run_key
@@ -91,6 +91,7 @@ def close(
     alive = open_here()
     running = [run for run in members if run.status == "RUNNING"]
     for run in members:
+        take_back(store, run)
         end = told.get(run.tags.get("tracklayer.key", ""))
         if end is not None and run.run_id not in alive and end_as_told(store, run, end):
             dispatch.run_ended(registry.load(settings), ref_of(run), end.status, strict=settings.on_error == "raise")

@@ -162,6 +162,16 @@ def is_untold(run: Run) -> bool:
     return run.tags.get(OUTCOME_TAG) == ELSEWHERE and RealEnd.announced(run.tags) is None
 
 
+def take_back(store: Store, run: Run) -> None:
+    """Take the mark of an end in place from a run that has ended by itself since: that was in time, and told nobody.
+
+    Safe to repeat. Raises StoreError.
+    """
+    if run.tags.get(OUTCOME_TAG) in IN_PLACE and run.status in {"FINISHED", "FAILED"}:
+        with contextlib.suppress(NotFound):  # whoever else takes it was quicker
+            store.delete_tag(run.run_id, OUTCOME_TAG)
+
+
 def reopen(store: Store, run: Run) -> None:
     """Let a run go on that had ended: what was announced of that end is no longer true. Raises StoreError."""
     if REAL_END_TAG in run.tags:

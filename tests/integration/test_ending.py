@@ -19,7 +19,7 @@ from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
 from tracklayer.creation import create
-from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold
+from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
 from tracklayer.identity import PARENT_TAG, key_tag
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
@@ -373,3 +373,18 @@ def test_a_stage_that_times_out_while_it_is_opened_is_ended(
 def test_what_announces_nothing(told: str) -> None:
     assert RealEnd.announced({REAL_END_TAG: told}) is None
     assert RealEnd.announced({}) is None
+
+
+@pytest.mark.parametrize(("status", "left"), [("FINISHED", None), ("FAILED", None), ("KILLED", LEFT_OPEN)])
+def test_the_mark_of_who_ended_a_run_in_its_stead_goes_with_its_workflow_run(
+    settings: Settings, status: str, left: str | None
+) -> None:
+    """It was given up while it was only slow, and then ended in time: its own process asks for nothing then."""
+    backend = open_backend(settings)
+    assert backend
+    opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
+    run_id = create(opening, backend).ref.run_id
+    leave_open(backend.store, run_id, int(time.time() * 1_000))
+    backend.store.update_run(run_id, status=status, end_time=int(time.time() * 1_000))  # type: ignore[arg-type]
+    assert close(opening.context, "FINISHED", settings, backend)
+    assert backend.store.get_run(run_id).tags.get(OUTCOME_TAG) == left
