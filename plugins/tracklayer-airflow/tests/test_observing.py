@@ -246,8 +246,16 @@ def test_no_run_is_left_running_or_without_a_parent(told: dict[str, ObservedStor
 def test_what_code_changes_leads_the_tracking_nowhere_else(told: dict[str, ObservedStory]) -> None:
     """A run in another server is not the task's, and the DAG run has one parent, in the one that Airflow knows."""
     story = told["with_changes"]
-    assert [run.name for run in story.all_runs if run is not story.parent] == ["here"]
+    assert [run.name for run in story.all_runs if run is not story.parent] == ["here", "report"]
     assert story.parent.status == "FINISHED"
+
+
+def test_what_is_called_at_the_end_of_a_task_is_within_it(told: dict[str, ObservedStory]) -> None:
+    story = told["with_changes"]
+    run = story.run("reported")
+    assert (run.name, ended(run)) == ("report", ("FINISHED", None, None))
+    assert story.upstream("reported") == ["other_server"]
+    assert parse_token(story.xcom("reported.tracklayer")).run.run_id == run.run_id
 
 
 # ------------------------------------------------------------------------------------------ rules

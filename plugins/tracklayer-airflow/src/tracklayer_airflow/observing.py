@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
@@ -50,9 +50,10 @@ class TaskListener:
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
         """A task is about to be executed, in this process."""
         try:
-            self._place = None
+            self._place = followed().ti = None
             if _follow(task_instance, self._rules, self._settings):
                 self._place = _place(task_instance)
+                followed().ti = task_instance
         except Exception:  # a broken installation of tracklayer is no reason for the task to fail
             log.warning("tracking: the task is not observed", exc_info=True)
 
@@ -88,6 +89,21 @@ class TaskListener:
             how(error)
         except Exception:
             log.warning("tracking: the run of an observed task was not ended", exc_info=True)
+        finally:
+            followed().ti = None
+
+
+class _Followed:
+    """The task instance that is followed in this process; None if none is."""
+
+    def __init__(self) -> None:
+        self.ti: Any = None
+
+
+@lru_cache(maxsize=1)
+def followed() -> _Followed:
+    """The one of this process, until it has ended."""
+    return _Followed()
 
 
 def _place(ti: Any) -> tuple[object, ...]:
@@ -155,10 +171,7 @@ def _end(ti: Any, rules: Rules, settings: Settings, error: Any, *, skipped: bool
     if observation.awaits:
         task = ti.get_template_context()
         if rules.own_runs or _was_left_open(ti, task, settings):
-            from airflow.sdk.execution_time.context import set_current_context
-
-            with set_current_context(task):  # which Airflow has left already
-                observation.open()
+            observation.open()
     if observation.run is not None:
         outcome = _outcome(error, skipped=skipped)
         failed = outcome.status in {"FAILED", "KILLED"}
