@@ -120,7 +120,8 @@ def close(
 def give_up(store: Store, key: str, ended_at: int) -> None:
     """End the runs of a try whose process the orchestrator has lost, and those that user code has open below them.
 
-    Safe to repeat. A real end that comes even later wins. What was never created is not missed here.
+    Safe to repeat. A real end that comes even later wins. What was never created is not missed here. A run with which a
+    later try goes on (``attempts = "reuse"``) is that one's.
 
     Args:
         store: where the runs are.
@@ -130,7 +131,8 @@ def give_up(store: Store, key: str, ended_at: int) -> None:
     Raises:
         StoreError: the back end cannot be reached; nothing is half done that a repetition does not do.
     """
-    runs = list(store.search_runs([], f"tags.`{key_tag(key)}` != ''", limit=MEMBERS))
+    found = store.search_runs([], f"tags.`{key_tag(key)}` != ''", limit=MEMBERS)
+    runs = [run for run in found if run.tags.get("tracklayer.key", key) == key]
     seen = {run.run_id for run in runs}
     while runs:
         run = runs.pop()

@@ -7,7 +7,7 @@ or a process that took over what it left behind.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tracklayer.context import Link, RunRef
 from tracklayer.description import NOTE_TAG, compose
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.context import Upstream
     from tracklayer.store import Run
+
+_OF_AN_END: Final = (OUTCOME_TAG, "tracklayer.error.type", "tracklayer.error.message")
+"""Tags that tell how a try ended."""
 
 
 def create(
@@ -117,7 +120,9 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
         if over and (given_out is None or resumed.end_time is None or resumed.end_time <= opening.start_time):
             # Else it went on elsewhere, and has ended, before this part of it was delivered.
             reopen(backend.store, resumed)
-        if resumed.tags.get(OUTCOME_TAG) == ELSEWHERE:  # and has come back all the same: its trigger failed
+        if _is_of_an_earlier_try(opening, resumed):
+            _take_over(opening, backend, resumed, late=given_out is not None)
+        elif resumed.tags.get(OUTCOME_TAG) == ELSEWHERE:  # and has come back all the same: its trigger failed
             backend.store.delete_tag(resumed.run_id, OUTCOME_TAG)
         if given_out is not None:
             backend.store.log_batch(resumed.run_id, tags={id_tag(given_out): "1"})
@@ -252,18 +257,46 @@ def _resumed(opening: Opening, backend: Backend, experiment_id: str, *, again: b
     context = opening.context
     if context.task_run is None:
         return None
+    names = []
     if context.task_run.resumed or again:
-        name = key_tag(opening.key)
-    elif opening.attempts == "reuse" and context.task_run.try_number > 1:
-        name = attempt_tag(task_key(context.workflow_run, context.task_run))
-    else:
-        return None
-    runs = backend.store.search_runs(
-        [experiment_id], f"tags.`{name}` != ''", order_by=["attributes.start_time DESC"], limit=1
-    )
-    if not runs and context.task_run.resumed:  # where it was begun, code may have chosen another experiment
-        runs = backend.store.search_runs([], f"tags.`{name}` != ''", limit=1)
-    return runs[0] if runs else None
+        names.append(key_tag(opening.key))
+    if opening.attempts == "reuse" and context.task_run.try_number > 1:
+        names.append(attempt_tag(task_key(context.workflow_run, context.task_run)))
+    for name in names:
+        runs = backend.store.search_runs(
+            [experiment_id], f"tags.`{name}` != ''", order_by=["attributes.start_time DESC"], limit=1
+        )
+        if not runs and context.task_run.resumed:  # where it was begun, code may have chosen another experiment
+            runs = backend.store.search_runs([], f"tags.`{name}` != ''", limit=1)
+        if runs:
+            return runs[0]
+    return None
+
+
+def _is_of_an_earlier_try(opening: Opening, run: Run) -> bool:
+    """Whether a run that a try goes on with is still known as an earlier try's (``attempts = "reuse"``)."""
+    task_run = opening.context.task_run
+    if task_run is None:
+        return False
+    known = run.tags.get(attempt_tag(task_key(opening.context.workflow_run, task_run)), "")
+    return _try_number(known) < task_run.try_number
+
+
+def _take_over(opening: Opening, backend: Backend, run: Run, *, late: bool) -> None:
+    """Let an earlier try's run be this try's: found by its key, ended by its end and by no word about the earlier one."""
+    context = opening.context
+    if context.task_run is None:
+        return
+    tags = {
+        "tracklayer.key": opening.key,
+        key_tag(opening.key): "1",
+        attempt_tag(task_key(context.workflow_run, context.task_run)): str(context.task_run.try_number),
+    }
+    backend.store.log_batch(run.run_id, tags=tags)
+    for name in _OF_AN_END:
+        if name in run.tags:
+            backend.store.delete_tag(run.run_id, name)
+    _reopen_parent(opening, backend, late=late)
 
 
 def _among_tries(opening: Opening, backend: Backend, ref: RunRef, *, late: bool) -> None:
@@ -272,13 +305,18 @@ def _among_tries(opening: Opening, backend: Backend, ref: RunRef, *, late: bool)
     strict: OnError = "raise" if opening.strict else "log"
     if task_run is None or (task_run.try_number <= 1 and not late):
         return
-    parent = opening.context.parent
-    if parent is not None and task_run.try_number > 1 and not late:
-        # It was handed over, so nobody looked whether it was ended before this retry.
-        with fence("opening the workflow run's parent again", strict):
-            backend.store.update_run(parent.run_id, status="RUNNING")
+    if task_run.try_number > 1:
+        _reopen_parent(opening, backend, late=late)
     with fence("marking the earlier tries as superseded", strict):
         _supersede(opening, backend, ref)
+
+
+def _reopen_parent(opening: Opening, backend: Backend, *, late: bool) -> None:
+    """Open the parent again if it was handed over, since nobody looked then whether it was ended before this retry."""
+    parent = opening.context.parent
+    if parent is not None and not late:
+        with fence("opening the workflow run's parent again", "raise" if opening.strict else "log"):
+            backend.store.update_run(parent.run_id, status="RUNNING")
 
 
 def _supersede(opening: Opening, backend: Backend, ref: RunRef) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from tracklayer.context import Status
 from tracklayer.exceptions import NotFound
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
+from tracklayer.provisional import provisional_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +83,9 @@ class RealEnd(msgspec.Struct, frozen=True):
                 store.delete_tag(run.run_id, OUTCOME_TAG)
 
 
-def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: Mapping[str, str]) -> bool:
+def end_instead(
+    store: Store, run_id: str, status: Status, ended_at: int, tags: Mapping[str, str], *, given: str | None = None
+) -> bool:
     """End a run in place of its own process, unless that has ended it, or its real end is on the way.
 
     Args:
@@ -91,9 +94,11 @@ def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: 
         status: how it is to end.
         ended_at: when it is taken to have ended, in milliseconds since the epoch; not before its start.
         tags: what is to be said about it.
+        given: the local id that the process had for it; None if that does not matter. A run with which a later try goes
+            on (``attempts = "reuse"``) has another one by then.
 
     Returns:
-        False if there was nothing to end: the run is over, in the trash, or gone.
+        False if there was nothing to end: the run is over, in the trash, gone, or another try's.
 
     Raises:
         StoreError: the back end cannot be reached; a repetition does the rest.
@@ -103,6 +108,9 @@ def end_instead(store: Store, run_id: str, status: Status, ended_at: int, tags: 
     except NotFound:
         return False
     if run.deleted or run.status != "RUNNING":
+        return False
+    key = run.tags.get("tracklayer.key")
+    if given is not None and key is not None and given != provisional_id(key):
         return False
     if RealEnd.announced(run.tags) is None:
         if tags:

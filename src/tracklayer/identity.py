@@ -33,8 +33,9 @@ SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
 """On a try that is not the last of its task: the id of the run of the next one."""
 
 TOKEN_PREFIX: Final = "tl1."  # noqa: S105 - not a password: what every token begins with
-TOKEN_LIMIT: Final = 2048
-"""Longest token that is read, in characters; a real one has a few hundred."""
+TOKEN_LIMIT: Final = 16_384
+"""Longest token that is read, in characters. A real one has a few hundred; where ids are as long as an orchestrator takes
+them (250 characters each in Airflow), and none of them ASCII, thousands."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SAFE = "-_.~:+@="

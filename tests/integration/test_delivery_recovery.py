@@ -152,12 +152,14 @@ def test_a_parent_whose_request_arrives_after_it_was_made_again_is_swept(
     key = workflow_run_key(opening_of(name).context.workflow_run)
     late: list[Run] = []
 
-    def end_after_a_late_request(store: Store, run_id: str, status: Status, at: int, tags: Mapping[str, str]) -> bool:
+    def end_after_a_late_request(
+        store: Store, run_id: str, status: Status, at: int, tags: Mapping[str, str], *, given: str
+    ) -> bool:
         if not late:
             run = store.get_run(run_id)
             own = {key_tag(key): "1", "tracklayer.key": key}
             late.append(store.create_run(run.experiment_id, name="r1", start_time=BEGAN, tags=own))
-        return end_instead(store, run_id, status, at, tags)
+        return end_instead(store, run_id, status, at, tags, given=given)
 
     monkeypatch.setattr(recovery_module, "end_instead", end_after_a_late_request)
     proxy.lost("runs/create", 1)

@@ -116,6 +116,18 @@ def test_a_forged_token_is_refused(fields: object) -> None:
         parse_token(forged(fields))
 
 
+@pytest.mark.parametrize("letter", ["d", "\N{CYRILLIC SMALL LETTER DE}"])
+def test_the_token_of_a_place_with_the_longest_names_is_read(letter: str) -> None:
+    """Airflow's limit for ids of DAGs, runs and tasks."""
+    longest = letter * 250
+    workflow_run = WorkflowRun(orchestrator="airflow", workflow=longest, run_id=longest)
+    key = run_key(RunContext(workflow_run=workflow_run, task_run=TaskRun(task=longest)))
+    parent = RunRef(run_id="b" * 32, experiment_id="9" * 18, key=workflow_run_key(workflow_run))
+    run = RunRef(run_id="a" * 32, experiment_id="9" * 18, key=key, stage=longest)
+    token = Token(run=run, parent=parent, root="b" * 32)
+    assert parse_token(format_token(token)) == token
+
+
 def test_a_huge_token_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(TokenError, match=f"limit of {TOKEN_LIMIT}"):
         parse_token(TOKEN_PREFIX + "A" * TOKEN_LIMIT)

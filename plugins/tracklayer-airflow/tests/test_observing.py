@@ -43,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
 
 @pytest.fixture(scope="module")
 def told(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, ObservedStory]:
-    return ran(home, mlflow_server.uri, "unchosen", "observed", FIELD, fresh=True)
+    return ran(home, mlflow_server.uri, "unchosen", "observed", "with_changes", FIELD, fresh=True)
 
 
 def ran(
@@ -241,6 +241,21 @@ def test_no_run_is_left_running_or_without_a_parent(told: dict[str, ObservedStor
         assert "RUNNING" not in {run.status for run in story.all_runs}
         known = {run.run_id for run in story.all_runs}
         assert all(run.tags["mlflow.parentRunId"] in known for run in story.all_runs if run is not story.parent)
+
+
+def test_what_code_changes_leads_the_tracking_nowhere_else(told: dict[str, ObservedStory]) -> None:
+    """A run in another server is not the task's, and the DAG run has one parent, in the one that Airflow knows."""
+    story = told["with_changes"]
+    assert [run.name for run in story.all_runs if run is not story.parent] == ["here", "report"]
+    assert story.parent.status == "FINISHED"
+
+
+def test_what_is_called_at_the_end_of_a_task_is_within_it(told: dict[str, ObservedStory]) -> None:
+    story = told["with_changes"]
+    run = story.run("reported")
+    assert (run.name, ended(run)) == ("report", ("FINISHED", None, None))
+    assert story.upstream("reported") == ["other_server"]
+    assert parse_token(story.xcom("reported.tracklayer")).run.run_id == run.run_id
 
 
 # ------------------------------------------------------------------------------------------ rules

@@ -43,6 +43,10 @@ class Connection:
         (Connection(), {}),
         (Connection(host=" http://mlflow:5000/below "), {"MLFLOW_TRACKING_URI": "http://mlflow:5000/below"}),
         (Connection(host="mlflow", port=5000, schema="HTTP"), {"MLFLOW_TRACKING_URI": "http://mlflow:5000"}),
+        (Connection(host="http://mlflow/x", port=5000), {"MLFLOW_TRACKING_URI": "http://mlflow:5000/x"}),
+        (Connection(host="http://mlflow:80", port=5000), {"MLFLOW_TRACKING_URI": "http://mlflow:80"}),
+        (Connection(host="mlflow/x", port=5000), {"MLFLOW_TRACKING_URI": "https://mlflow:5000/x"}),
+        (Connection(host="::1", port=5000, schema="http"), {"MLFLOW_TRACKING_URI": "http://[::1]:5000"}),
         (Connection(host="mlflow"), {"MLFLOW_TRACKING_URI": "https://mlflow"}),
         (Connection(host="sqlite:////data/mlflow.db"), {"MLFLOW_TRACKING_URI": "sqlite:////data/mlflow.db"}),
         (

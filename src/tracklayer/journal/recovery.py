@@ -154,7 +154,8 @@ class Recovery:
         """
         for local, named in self.journal.progress.names.items():
             if local not in self._survey.parents and not (self._is_over(local) or self._is_over(named.run_id)):
-                end_instead(self._backend.store, named.run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED})
+                store, died_at = self._backend.store, self.journal.died_at
+                end_instead(store, named.run_id, "KILLED", died_at, {OUTCOME_TAG: DIED}, given=local)
                 if self.journal.progress.tried(TWICE + local):
                     trash_twins(self._backend.store, named.run_id)
         for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,12 @@ import tracklayer
 from harness.lookup import get
 from harness.process import wait_for
 from tracklayer import RunContext, TaskRun, hookimpl, registry
+from tracklayer.closing import give_up
 from tracklayer.context import State
-from tracklayer.ending import LEFT_OPEN
+from tracklayer.ending import DIED, LEFT_OPEN, end_instead
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
-from tracklayer.provisional import id_tag, is_provisional
+from tracklayer.provisional import id_tag, is_provisional, provisional_id
 from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
 from tracklayer.tracking import close_workflow_run, open_workflow_run, track
@@ -50,6 +52,35 @@ def test_attempts_reuse_goes_on_with_the_run_of_the_earlier_try(
         assert get(store, second.run_id).status == "RUNNING"
     assert second.run_id == first.run_id
     assert get(store, second.run_id).status == "FINISHED"
+
+
+def test_a_reused_run_is_that_of_the_later_try(store: Store, uri: str, at: Callable[..., RunContext]) -> None:
+    """So it goes on with it after a deferral, too, and what comes late of the earlier one does not end it."""
+    settings = Settings(tracking_uri=uri, attempts="reuse")
+    first = tracklayer.tracking.open_stage(context=at("fit"), settings=settings)
+    first.set_tags({OUTCOME_TAG: "timed out"})
+    first.end("FAILED", error="the first")
+    close_workflow_run(at("fit"), "FAILED", settings=settings)
+    again = replace(at("fit", try_number=2), parent=first.parent)  # as it is handed over
+    with pytest.raises(ValueError, match="defers"), track(context=again, outcome=defer, settings=settings) as second:
+        raise ValueError("defers")
+    assert first.parent
+    assert get(store, first.parent.run_id).status == "RUNNING"
+    give_up(store, first.key or "", milliseconds(None))
+    given = provisional_id(first.key or "")
+    assert not end_instead(store, first.run_id or "", "KILLED", milliseconds(None), {OUTCOME_TAG: DIED}, given=given)
+    assert get(store, first.run_id).status == "RUNNING"
+    resumed = at("fit", try_number=2, resumed=True)
+    with track(context=resumed, settings=settings) as third:
+        pass
+    assert second.run_id == third.run_id == first.run_id
+    run = get(store, first.run_id)
+    assert (run.status, run.tags["tracklayer.key"]) == ("FINISHED", third.key)
+    assert not {OUTCOME_TAG, "tracklayer.error.type", "tracklayer.error.message"} & run.tags.keys()
+
+
+def defer(_: BaseException) -> Outcome:
+    return Outcome("RUNNING")
 
 
 def test_a_run_whose_creation_got_no_answer_is_not_created_twice(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pluggy
@@ -34,17 +34,26 @@ RUNNER: Final = "TaskRunnerMarker"
 class TaskListener:
     """Follows the tasks that the rules choose; those of tracked operators follow themselves."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, settings: Settings) -> None:
+        """Follow nothing yet.
+
+        Args:
+            rules: which tasks are observed.
+            settings: how, as they are before code of a task's runs: that may change variables and the working folder, and
+                ``mlflow.set_tracking_uri`` does. Runs in another server are not the task's, and its DAG run has one parent.
+        """
         self._rules = rules
+        self._settings = settings
         self._place: tuple[object, ...] | None = None
 
     @hookimpl
     def on_task_instance_running(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
         """A task is about to be executed, in this process."""
         try:
-            self._place = None
-            if _follow(task_instance, self._rules):
+            self._place = followed().ti = None
+            if _follow(task_instance, self._rules, self._settings):
                 self._place = _place(task_instance)
+                followed().ti = task_instance
         except Exception:  # a broken installation of tracklayer is no reason for the task to fail
             log.warning("tracking: the task is not observed", exc_info=True)
 
@@ -72,7 +81,7 @@ class TaskListener:
     def _ended(self, task_instance: Any, error: Any, *, skipped: bool) -> None:
         # The same hooks are called in the scheduler and in the API server, for tasks that nobody follows there.
         if self._place is not None and self._place == _place(task_instance):
-            self._over(partial(_end, task_instance, self._rules, skipped=skipped), error)
+            self._over(partial(_end, task_instance, self._rules, self._settings, skipped=skipped), error)
 
     def _over(self, how: Any, error: Any) -> None:
         self._place = None
@@ -80,13 +89,28 @@ class TaskListener:
             how(error)
         except Exception:
             log.warning("tracking: the run of an observed task was not ended", exc_info=True)
+        finally:
+            followed().ti = None
+
+
+class _Followed:
+    """The task instance that is followed in this process; None if none is."""
+
+    def __init__(self) -> None:
+        self.ti: Any = None
+
+
+@lru_cache(maxsize=1)
+def followed() -> _Followed:
+    """The one of this process, until it has ended."""
+    return _Followed()
 
 
 def _place(ti: Any) -> tuple[object, ...]:
     return (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
 
 
-def _follow(ti: Any, rules: Rules) -> bool:
+def _follow(ti: Any, rules: Rules, settings: Settings) -> bool:
     """Leave word that the task is observed; False if it is not."""
     from tracklayer.observation import Observation, observe
 
@@ -94,7 +118,7 @@ def _follow(ti: Any, rules: Rules) -> bool:
     if not rules.observe_task(ti.task, ti.task.dag):
         return False
     _without_link(ti.task)
-    observe(Observation(partial(_described, ti, rules), partial(_opened, ti)))
+    observe(Observation(partial(_described, ti, rules, settings), partial(_opened, ti)))
     return True
 
 
@@ -107,14 +131,12 @@ def _without_link(operator: Any) -> None:
         operator.operator_extra_links = tuple(link for link in links if not is_ours(link))
 
 
-def _described(ti: Any, rules: Rules) -> Followed | None:
+def _described(ti: Any, rules: Rules, settings: Settings) -> Followed | None:
     """Where the task runs, asked when its code first uses MLflow; None if its stage is not observed."""
     from tracklayer import dispatch, registry
-    from tracklayer import settings as settings_module
     from tracklayer.observation import Followed
     from tracklayer_airflow import place
 
-    settings = settings_module.load()
     context = place.run_context(ti.get_template_context(), settings)
     if rules.stages:
         stage = dispatch.stage(registry.load(settings), context, strict=settings.on_error == "raise")
@@ -139,7 +161,7 @@ def _opened(ti: Any, run: StageRun) -> None:
             push_url(ti, url, PARENT_URL_XCOM)
 
 
-def _end(ti: Any, rules: Rules, error: Any, *, skipped: bool) -> None:
+def _end(ti: Any, rules: Rules, settings: Settings, error: Any, *, skipped: bool) -> None:
     """End the task's run as the task ended; one that another process has left open, too, or one of its own."""
     from tracklayer.observation import current_observation, observe
 
@@ -148,11 +170,8 @@ def _end(ti: Any, rules: Rules, error: Any, *, skipped: bool) -> None:
         return
     if observation.awaits:
         task = ti.get_template_context()
-        if rules.own_runs or _was_left_open(ti, task):
-            from airflow.sdk.execution_time.context import set_current_context
-
-            with set_current_context(task):  # which Airflow has left already
-                observation.open()
+        if rules.own_runs or _was_left_open(ti, task, settings):
+            observation.open()
     if observation.run is not None:
         outcome = _outcome(error, skipped=skipped)
         failed = outcome.status in {"FAILED", "KILLED"}
@@ -192,7 +211,7 @@ def _outcome(error: Any, *, skipped: bool) -> Outcome:
     return Outcome("FINISHED", "skipped" if skipped else None)
 
 
-def _was_left_open(ti: Any, task: Mapping[str, Any]) -> bool:
+def _was_left_open(ti: Any, task: Mapping[str, Any], settings: Settings) -> bool:
     """Whether an earlier part of this very try has started a run that nobody has ended.
 
     After a deferral its token is there. A reschedule takes XComs away; then the server is asked, if this part of the
@@ -206,10 +225,8 @@ def _was_left_open(ti: Any, task: Mapping[str, Any]) -> bool:
         return True
     if "mlflow" not in sys.modules:
         return False
-    from tracklayer import settings as settings_module
     from tracklayer.identity import key_tag, run_key
 
-    settings = settings_module.load()
     return _is_there(key_tag(run_key(place.run_context(task, settings))), settings)
 
 

@@ -56,17 +56,24 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
 
 
 def current() -> Mapping[str, Any] | None:
-    """Airflow's context of the task that runs in this process; None outside of a task."""
+    """Airflow's context of the task that runs in this process; None outside of a task.
+
+    Airflow has left it when it calls what the user has asked to be called at the task's end (``on_failure_callback``), and
+    tells listeners; of a task that is observed it is known until then.
+    """
     import sys
 
     if "airflow.sdk" not in sys.modules:  # where no task runs, Airflow is not imported for asking
         return None
     from airflow.sdk import get_current_context
 
+    from tracklayer_airflow.observing import followed
+
     try:
         return get_current_context()
     except RuntimeError:
-        return None
+        ti = followed().ti
+        return None if ti is None else ti.get_template_context()
 
 
 def same(context: RunContext, task: Mapping[str, Any]) -> bool:

@@ -65,6 +65,7 @@ def _listeners() -> list[object]:
     rules = rules_here()
     if rules is None:
         return [DagRunListener(), AfterwardsListener()]
+    from tracklayer import settings
     from tracklayer_airflow.observing import TaskListener
 
-    return [DagRunListener(rules), AfterwardsListener(), TaskListener(rules)]
+    return [DagRunListener(rules), AfterwardsListener(), TaskListener(rules, settings.load())]

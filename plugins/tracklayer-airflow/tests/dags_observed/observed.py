@@ -228,6 +228,41 @@ def observed() -> None:  # noqa: C901  # many small tasks
 
 
 @dag(schedule=None)
+def with_changes() -> None:
+    """Before they use MLflow, tasks change what MLflow and tracklayer read."""
+
+    @task
+    def other_server() -> Any:
+        import os
+        import tempfile
+
+        import mlflow
+
+        here = mlflow.get_tracking_uri()
+        with tempfile.TemporaryDirectory() as folder:
+            mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")  # for the processes that it starts, too
+            with mlflow.start_run(run_name="elsewhere", experiment_id="0"):
+                pass
+        mlflow.set_tracking_uri(here)
+        os.environ["TRACKLAYER_INSTANCE"] = "another"
+        with mlflow.start_run(run_name="here"):
+            pass
+        del os.environ["TRACKLAYER_INSTANCE"]
+
+    def report(context: Any) -> None:
+        import mlflow
+
+        with mlflow.start_run(run_name="report"):
+            pass
+
+    @task(on_success_callback=report)
+    def reported() -> None:
+        """Only what is called at its end uses MLflow."""
+
+    other_server() >> reported()
+
+
+@dag(schedule=None)
 def without_mlflow() -> None:
     @task
     def first() -> Any:
@@ -245,4 +280,5 @@ def without_mlflow() -> None:
 
 unchosen()
 observed()
+with_changes()
 without_mlflow()
