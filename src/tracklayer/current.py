@@ -181,16 +181,16 @@ def entered(run: StageRun) -> Iterator[None]:
     """Make `run` the current one for the block."""
     stages = _open_stages()
     token = _CURRENT.set(run)
-    stages.add(run)
-    _tell_mlflow()
     try:
+        stages.add(run)
+        _tell_mlflow()
         yield
     finally:
-        stages.remove(run)
         try:
             _CURRENT.reset(token)
         except ValueError:  # a generator was closed in another context than it was started in
             _CURRENT.set(None)
+        stages.remove(run)
 
 
 def enter(run: StageRun) -> None:

@@ -25,6 +25,7 @@ from tracklayer.ending import RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import run_key, workflow_run_key
+from tracklayer.interruption import let_through
 from tracklayer.journal.operations import Close, Lost
 from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import ref_of
@@ -106,17 +107,22 @@ def track(
     run = open_stage(
         stage, context=context, run_name=run_name, params=params, tags=tags, outcome=outcome, settings=resolved
     )
-    with entered(run):
-        try:
-            yield run
-        except BaseException as error:
+    try:
+        with entered(run):
+            try:
+                yield run
+            except BaseException as error:
+                _end_with(error, run, outcome)
+                raise
+            run.end("FINISHED")
+    except BaseException as error:
+        if run.is_open:  # a signal handler's, on the way in
             _end_with(error, run, outcome)
-            if run.outer is None:
-                stage_left(error)
-            raise
-        run.end("FINISHED")
         if run.outer is None:
-            stage_left(None)
+            stage_left(error)
+        raise
+    if run.outer is None:
+        stage_left(None)
 
 
 def open_stage(
@@ -307,6 +313,7 @@ def _settings(settings: Settings | None, overrides: Mapping[str, Any]) -> Settin
     try:
         return settings_module.load(overrides)
     except Exception as error:
+        let_through(error)
         if overrides.get("on_error") == "raise" or os.environ.get("TRACKLAYER_ON_ERROR") == "raise":
             raise
         known = isinstance(error, SettingsError)
