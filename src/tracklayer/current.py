@@ -79,6 +79,10 @@ class _OpenStages:
         innermost = runs[-1] if runs and _nested(runs) else None
         return innermost if innermost is not None and innermost.is_open else None
 
+    def all(self) -> tuple[StageRun, ...]:
+        """Those that have been entered and not left, in that order."""
+        return tuple(self._runs)
+
     def run_ids(self) -> frozenset[str]:
         """Run ids of the open stages, also those under which they were given out."""
         ids = [(run.run_id, run.ref.run_id if run.ref else None) for run in self._runs.copy()]
@@ -165,6 +169,11 @@ def _attachments() -> dict[tuple[int, str], StageRun | None]:
 def open_here() -> frozenset[str]:
     """Run ids of the stages that are open in this process: their code still runs, whatever the orchestrator says."""
     return _open_stages().run_ids()
+
+
+def open_stages() -> tuple[StageRun, ...]:
+    """The stages of this process whose blocks have not been left, outer ones first."""
+    return tuple(run for run in _open_stages().all() if run.is_open and run.process_id == os.getpid())
 
 
 def inherited_token() -> str | None:

@@ -20,8 +20,8 @@ from tracklayer import settings as settings_module
 from tracklayer.announcing import announce
 from tracklayer.backend import Backend, open_backend
 from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
-from tracklayer.current import current_run, entered
-from tracklayer.ending import RealEnd
+from tracklayer.current import current_run, entered, open_stages
+from tracklayer.ending import LEFT_OPEN, RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import run_key, workflow_run_key
@@ -424,6 +424,9 @@ def _close_at_exit(context: RunContext, settings: Settings, backend: Backend) ->
 
     def end() -> None:
         if os.getpid() == pid:
+            for run in reversed(open_stages()):  # a generator that nobody goes on with, a daemon thread's, a notebook's
+                if workflow_run_key(run.context.workflow_run) == key:
+                    run.end("KILLED", note=LEFT_OPEN)
             close_workflow_run(context, "FAILED" if has_failed() else "FINISHED", settings=settings)
 
     atexit.register(end)

@@ -228,6 +228,41 @@ def test_a_script_that_leaves_its_last_stage_by_exit_ends_as_that_says(
     assert [run.status for run in runs if "mlflow.parentRunId" not in run.tags] == [status]
 
 
+LEFT = """
+import threading
+import time
+import tracklayer
+
+def rows():
+    with tracklayer.track("suspended") as run:
+        run.log_metric("rows", 1)
+        yield 1
+
+def serve(begun):
+    with tracklayer.track("serving") as run:
+        run.log_metric("requests", 1)
+        begun.set()
+        time.sleep(60)
+
+begun = threading.Event()
+threading.Thread(target=serve, args=(begun,), daemon=True).start()
+begun.wait()
+suspended = rows()
+next(suspended)
+"""
+
+
+def test_a_stage_whose_block_a_script_never_leaves_ends_with_it(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
+    script.write_text(LEFT)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    runs = store.search_runs([], f"tags.`tracklayer.workflow` = '{script.stem}'")
+    told = {run.tags.get("tracklayer.stage"): (run.status, run.tags.get("tracklayer.outcome")) for run in runs}
+    left = ("KILLED", "left open")
+    assert told == {None: ("FINISHED", None), "serving": left, "suspended": left}
+
+
 def test_tracking_off_is_said_once_and_everything_still_works(
     at: Callable[..., RunContext], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
