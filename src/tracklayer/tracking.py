@@ -20,7 +20,7 @@ from tracklayer import settings as settings_module
 from tracklayer.announcing import announce
 from tracklayer.backend import Backend, open_backend
 from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
-from tracklayer.current import current_run, entered, open_stages
+from tracklayer.current import current_run, enclosing_run, entered, open_stages
 from tracklayer.ending import LEFT_OPEN, RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
@@ -340,7 +340,7 @@ def _stage_run(
             _say_that_tracking_is_off(settings.enabled)
             return StageRun(untracked, settings)
         plugins = registry.load(settings)
-        outer = current_run() if context is None else None
+        outer = enclosing_run() if context is None else None
         found = _nested(outer, stage) if outer is not None else (context or _located(settings, plugins, stage))
         if stage is not None:
             found = replace(found, stage=stage)
