@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -46,10 +47,14 @@ class _OpenStages:
         self._busy: int | None = None
         self._again = False
         self._runs: list[StageRun] = []
+        self._threads: dict[StageRun, int] = {}
         self.count = 0
         self._exported: dict[str, tuple[str, str | None]] = {}
 
-    def add(self, run: StageRun) -> None:
+    def add(self, run: StageRun, thread: int | None = None) -> None:
+        """A stage is entered; in `thread`, if the context of the code there tells of it."""
+        if thread is not None:
+            self._threads[run] = thread
         self._runs.append(run)
         self.count += 1
         self.refresh()
@@ -57,6 +62,7 @@ class _OpenStages:
     def remove(self, run: StageRun) -> None:
         with suppress(ValueError):
             self._runs.remove(run)
+        self._threads.pop(run, None)
         self.refresh()
 
     def refresh(self) -> None:
@@ -78,6 +84,14 @@ class _OpenStages:
         runs = self._runs.copy()
         innermost = runs[-1] if runs and _nested(runs) else None
         return innermost if innermost is not None and innermost.is_open else None
+
+    def all(self) -> tuple[StageRun, ...]:
+        """Those that have been entered and not left, in that order."""
+        return tuple(self._runs)
+
+    def thread_of(self, run: StageRun) -> int | None:
+        """The thread whose code was told by its context that it is in this stage; None for a stage of all threads."""
+        return self._threads.get(run)
 
     def run_ids(self) -> frozenset[str]:
         """Run ids of the open stages, also those under which they were given out."""
@@ -143,6 +157,16 @@ def current_run() -> StageRun | None:
     return _open_stages().innermost() or _attached()
 
 
+def enclosing_run() -> StageRun | None:
+    """The stage run below which one that is opened here is nested; None where it stands by itself.
+
+    That is the current one, but not that of another async task of this thread: it goes on beside this one.
+    """
+    run = current_run()
+    beside = run is not None and run is not _CURRENT.get() and _open_stages().thread_of(run) == threading.get_ident()
+    return None if beside else run
+
+
 def _attached() -> StageRun | None:
     """The stage run of another process that this one was attached to."""
     token, process_id = stage_of_worker() or (os.environ.get(ATTACH_VARIABLE), starter())
@@ -167,6 +191,11 @@ def open_here() -> frozenset[str]:
     return _open_stages().run_ids()
 
 
+def open_stages() -> tuple[StageRun, ...]:
+    """The stages of this process whose blocks have not been left, outer ones first."""
+    return tuple(run for run in _open_stages().all() if run.is_open and run.process_id == os.getpid())
+
+
 def inherited_token() -> str | None:
     """The token that this process was given from outside, in `PARENT_VARIABLE`; None if there is none.
 
@@ -181,16 +210,16 @@ def entered(run: StageRun) -> Iterator[None]:
     """Make `run` the current one for the block."""
     stages = _open_stages()
     token = _CURRENT.set(run)
-    stages.add(run)
-    _tell_mlflow()
     try:
+        stages.add(run, threading.get_ident())
+        _tell_mlflow()
         yield
     finally:
-        stages.remove(run)
         try:
             _CURRENT.reset(token)
         except ValueError:  # a generator was closed in another context than it was started in
             _CURRENT.set(None)
+        stages.remove(run)
 
 
 def enter(run: StageRun) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tracklayer.context import State, Truth
 from tracklayer.exceptions import PluginError
+from tracklayer.interruption import let_through
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -176,6 +177,7 @@ def _notify(pm: pluggy.PluginManager, hook: str, arguments: Mapping[str, object]
 
 
 def _report(plugin: str, hook: str, error: BaseException, strict: bool) -> None:
+    let_through(error)
     problem = PluginError(f"plugin {plugin!r} failed in {hook}: {type(error).__name__}: {error}")
     if strict:
         raise problem from error

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Literal
 
 from tracklayer.exceptions import TracklayerError
+from tracklayer.interruption import is_interruption
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,7 +23,8 @@ class fence:  # noqa: N801 - used like a function: with fence(...)
         what: what was being done, for the message (``"opening the run"``).
         on_error: ``"log"`` swallows every `Exception` after logging it as a warning (with its traceback where it is
             not one of tracklayer's own, which explain themselves); ``"raise"`` lets it through.
-            ``KeyboardInterrupt`` and other ways to end the process always pass: they are not tracking's to stop.
+            ``KeyboardInterrupt`` and other ways to end the process always pass, and so does what a signal handler of the
+            pipeline's has raised meanwhile: they are not tracking's to stop.
     """
 
     def __init__(self, what: str, on_error: OnError) -> None:
@@ -35,7 +37,7 @@ class fence:  # noqa: N801 - used like a function: with fence(...)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception) or self._on_error == "raise":
+        if not isinstance(error, Exception) or self._on_error == "raise" or is_interruption(error):
             return False
         explained = isinstance(error, TracklayerError)
         detail = str(error) if explained else f"{type(error).__name__}: {error}"

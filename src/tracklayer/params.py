@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from tracklayer.interruption import let_through
 from tracklayer.values import ELEMENT_LIMIT, Budget, Plain, flat_list, items, members, plain, text, unreadable
 
 if TYPE_CHECKING:
@@ -268,4 +269,5 @@ def _level(key: object) -> tuple[str, str]:
     try:
         return kind, key if type(key) is str else text(key)
     except Exception as error:  # a key whose own methods raise still needs a name
+        let_through(error)
         return kind, unreadable(key, error)

@@ -17,6 +17,7 @@ import pluggy
 
 from tracklayer import hookspecs
 from tracklayer.exceptions import PluginError
+from tracklayer.interruption import let_through
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,6 +121,7 @@ def _register(manager: pluggy.PluginManager, found: _Found) -> str | None:
     try:
         plugin = _resolve(found.target)
     except (Exception, SystemExit) as error:  # whatever a plugin's module does at import, the pipeline goes on
+        let_through(error)
         return f"{source} cannot be imported: {type(error).__name__}: {error}"
     if manager.is_registered(plugin):
         return None
@@ -129,6 +131,7 @@ def _register(manager: pluggy.PluginManager, found: _Found) -> str | None:
     except Exception as error:
         if manager.get_plugin(found.name) is not None:
             manager.unregister(name=found.name)
+        let_through(error)
         return f"{source} does not fit the hooks: {error}"
     return None
 

@@ -18,6 +18,7 @@ from tracklayer.description import compose
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import fence, log
 from tracklayer.identity import format_token, parse_token
+from tracklayer.interruption import let_through
 from tracklayer.journal.operations import Close, Consumed, End, LeftOpen, Linked
 from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import find_producer
@@ -272,7 +273,7 @@ class StageRun(RunLog):
                 opened = recorder.begin(
                     preparation.opening, wait=self.settings.patience, strict=self._strict, named=self._is_named
                 )
-            except Exception:
+            except StoreError:
                 raise
             except BaseException:  # a time-out by signal, Ctrl-C: the run may come to be all the same
                 if (asked := recorder.interrupted(preparation.opening)) is not None:
@@ -328,19 +329,17 @@ class StageRun(RunLog):
         self._ended, self._ended_as = True, status
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
             return
-        if note:
-            self.set_tags({OUTCOME_TAG: note})
-        if error is not None:
-            self._tag_error(error)
-        with fence("logging the orchestrator's params", self.settings.on_error):
-            self._log_collected(recorder)
-        with fence("describing the links", self.settings.on_error):
-            self._describe_late_links(recorder)
-        with fence("delivering what child processes left", "log"):
-            self._inherit(recorder)
+        try:
+            if note:
+                self.set_tags({OUTCOME_TAG: note})
+            if error is not None:
+                self._tag_error(error)
+            self._log_the_rest(recorder)
+        finally:  # a time-out by signal or Ctrl-C may strike meanwhile: nobody else would end it
+            with fence("ending the run", self.settings.on_error):
+                self._end_left_open(of_code)
+                self._write_end(recorder, status, ended_at, left=left)
         with fence("ending the run", self.settings.on_error):
-            self._end_left_open(of_code)
-            self._write_end(recorder, status, ended_at, left=left)
             self._insist(recorder.drain())
         if self.context.task_run is None or self._preparation is None or status == "RUNNING":
             return  # whoever ends a workflow run's parent tells the plugins
@@ -367,6 +366,15 @@ class StageRun(RunLog):
             self._insist(recorder.drain())
         with fence("telling the plugins", self.settings.on_error):
             dispatch.run_ended(self._plugins, self.ref or self._opened.ref, "FAILED", strict=self._strict)
+
+    def _log_the_rest(self, recorder: Recorder) -> None:
+        """What is logged last: what others know of the run, and what workers have left."""
+        with fence("logging the orchestrator's params", self.settings.on_error):
+            self._log_collected(recorder)
+        with fence("describing the links", self.settings.on_error):
+            self._describe_late_links(recorder)
+        with fence("delivering what child processes left", "log"):
+            self._inherit(recorder)
 
     def _tag_error(self, error: BaseException | str) -> None:
         kind = type(error).__qualname__ if isinstance(error, BaseException) else "error"
@@ -425,5 +433,6 @@ class StageRun(RunLog):
 def _message(error: BaseException | str) -> str:
     try:
         return str(error)[:ERROR_LENGTH]
-    except Exception:  # a user's exception may fail to print itself
+    except Exception as failure:  # a user's exception may fail to print itself
+        let_through(failure)
         return "(its message cannot be shown)"

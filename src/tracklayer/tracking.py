@@ -20,11 +20,12 @@ from tracklayer import settings as settings_module
 from tracklayer.announcing import announce
 from tracklayer.backend import Backend, open_backend
 from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
-from tracklayer.current import current_run, entered
-from tracklayer.ending import RealEnd
+from tracklayer.current import current_run, enclosing_run, entered, open_stages
+from tracklayer.ending import LEFT_OPEN, RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import run_key, workflow_run_key
+from tracklayer.interruption import let_through
 from tracklayer.journal.operations import Close, Lost
 from tracklayer.journal.recorder import recorder_of
 from tracklayer.linking import ref_of
@@ -106,17 +107,22 @@ def track(
     run = open_stage(
         stage, context=context, run_name=run_name, params=params, tags=tags, outcome=outcome, settings=resolved
     )
-    with entered(run):
-        try:
-            yield run
-        except BaseException as error:
+    try:
+        with entered(run):
+            try:
+                yield run
+            except BaseException as error:
+                _end_with(error, run, outcome)
+                raise
+            run.end("FINISHED")
+    except BaseException as error:
+        if run.is_open:  # a signal handler's, on the way in
             _end_with(error, run, outcome)
-            if run.outer is None:
-                stage_left(error)
-            raise
-        run.end("FINISHED")
         if run.outer is None:
-            stage_left(None)
+            stage_left(error)
+        raise
+    if run.outer is None:
+        stage_left(None)
 
 
 def open_stage(
@@ -307,6 +313,7 @@ def _settings(settings: Settings | None, overrides: Mapping[str, Any]) -> Settin
     try:
         return settings_module.load(overrides)
     except Exception as error:
+        let_through(error)
         if overrides.get("on_error") == "raise" or os.environ.get("TRACKLAYER_ON_ERROR") == "raise":
             raise
         known = isinstance(error, SettingsError)
@@ -333,7 +340,7 @@ def _stage_run(
             _say_that_tracking_is_off(settings.enabled)
             return StageRun(untracked, settings)
         plugins = registry.load(settings)
-        outer = current_run() if context is None else None
+        outer = enclosing_run() if context is None else None
         found = _nested(outer, stage) if outer is not None else (context or _located(settings, plugins, stage))
         if stage is not None:
             found = replace(found, stage=stage)
@@ -417,6 +424,9 @@ def _close_at_exit(context: RunContext, settings: Settings, backend: Backend) ->
 
     def end() -> None:
         if os.getpid() == pid:
+            for run in reversed(open_stages()):  # a generator that nobody goes on with, a daemon thread's, a notebook's
+                if workflow_run_key(run.context.workflow_run) == key:
+                    run.end("KILLED", note=LEFT_OPEN)
             close_workflow_run(context, "FAILED" if has_failed() else "FINISHED", settings=settings)
 
     atexit.register(end)

@@ -13,6 +13,7 @@ from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any, Final
 
+from tracklayer.interruption import let_through
 from tracklayer.redaction import MASK, is_secret
 
 Plain = str | int | float | bool | list[Any] | None
@@ -64,6 +65,7 @@ def plain(value: object) -> Plain:
     try:
         return _plain(_unwrapped(value))
     except Exception as error:  # whatever a value's own methods raise is not the user's problem now
+        let_through(error)
         return unreadable(value, error)
 
 
@@ -96,7 +98,8 @@ def members(value: object) -> list[tuple[object, object]] | None:
     try:
         value = _unwrapped(value)
         return None if isinstance(value, type) or is_secret(value) else _members(value)
-    except Exception:  # then it is a leaf, and `plain` says what it can
+    except Exception as error:  # then it is a leaf, and `plain` says what it can
+        let_through(error)
         return None
 
 
@@ -118,7 +121,8 @@ def items(value: object) -> list[object] | None:
         elements = list(value)
         if isinstance(value, AbstractSet):
             elements.sort(key=lambda element: (type(element).__name__, text(element)))
-    except Exception:  # then it is a leaf, and `plain` says what it can
+    except Exception as error:  # then it is a leaf, and `plain` says what it can
+        let_through(error)
         return None
     return elements
 
@@ -263,4 +267,5 @@ def _part(value: Any, name: Any, kind: type | None = None) -> object:
     try:
         return value[name] if kind is Mapping else getattr(value, name)
     except Exception as error:  # an unset field, a configuration value that cannot be interpolated
+        let_through(error)
         return unreadable(value, error)

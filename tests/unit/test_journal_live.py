@@ -18,6 +18,7 @@ from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal, open_journal
 from tracklayer.journal.operations import Artifact, End, GivenOut, Header, Log, Named, Point
+from tracklayer.journal.segments import FileSegment
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
@@ -126,6 +127,34 @@ class TestAppending:
         told = [item.points[0].step for item in found if isinstance(item, Log) and item.run == "handler"]
         assert sorted(told) == sorted(heard)
         assert heard
+        journal.close(remove=True)
+
+    @pytest.mark.parametrize("full", [False, True], ids=["write", "rotate"])
+    def test_a_time_out_is_not_taken_for_a_disk_that_fails(
+        self, folder: JournalFolder, full: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def ring(*_: object) -> None:
+            raise TimeoutError("too long")
+
+        def struck(*_: object) -> None:
+            signal.raise_signal(signal.SIGALRM)
+
+        def log_much(journal: LiveJournal) -> None:
+            for step in range(20_000):
+                journal.append(point(step))
+
+        journal = LiveJournal(folder, HEADER, limit=MIB)
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            monkeypatch.setattr(FileSegment, "create" if full else "write", struck)
+            with pytest.raises(TimeoutError, match="too long"):
+                log_much(journal)
+        finally:
+            monkeypatch.undo()
+            signal.signal(signal.SIGALRM, before)
+        journal.append(point(30_000))
+        assert journal.trouble is None
+        assert everything(journal)[-1] == point(30_000)
         journal.close(remove=True)
 
     def test_an_exception_from_a_signal_handler_leaves_a_journal_that_works(self, journal: LiveJournal) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tracklayer.interruption import let_through
 from tracklayer.journal.disk import sync_folder
 from tracklayer.journal.segments import FileSegment, MemorySegment, stop_of
 
@@ -94,6 +95,7 @@ class Chain:
             error: why.
             failed: the segment that could not be written; None for the last.
         """
+        let_through(error)  # a time-out is an OSError, too
         self._on_failure(error)
         failed = self.segments[-1] if failed is None else failed
         if self.segments[-1] is failed:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tracklayer.forking import tell_of_forks
+from tracklayer.interruption import let_through
 from tracklayer.journal.chain import Chain
 from tracklayer.journal.disk import sync_folder
 from tracklayer.journal.failures import JournalClosed, JournalFull
@@ -326,6 +327,7 @@ class LiveJournal:
             else:
                 self._store(self._chain.path)
         except OSError as error:
+            let_through(error)
             self._trouble = error
             return
         if in_memory or not self._files.unwritten:
@@ -394,6 +396,7 @@ class LiveJournal:
         raise JournalFull(f"the journal is full ({room} bytes): {what} of the run {run} cannot be kept")
 
     def _warn(self, error: OSError) -> None:
+        let_through(error)  # a time-out is an OSError, too
         self._trouble = error
         if not self._warned:
             self._warned = True

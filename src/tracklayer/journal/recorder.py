@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
+from tracklayer.interruption import let_through
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.departure import depart
 from tracklayer.journal.failures import JournalClosed, JournalFull
@@ -135,6 +136,11 @@ class Recorder:
         """Record an operation. Never raises because of the journal: what it cannot take is told in the log, and the run."""
         if type(operation) is End and (count := self._journal.unkept.get(operation.run)):
             self.append(Log(operation.run, tags={UNKEPT_TAG: f"{count} values: the journal was full"}))
+        if self._write(operation):
+            self._sender.appended(operation)
+
+    def _write(self, operation: Operation) -> bool:
+        """Write an operation to the journal; False if it is not there, so that the sender has nothing to do."""
         try:
             self._journal.append(operation)
         except JournalClosed:
@@ -142,13 +148,14 @@ class Recorder:
                 self._heir().append(operation)
             else:
                 self._warn("closed", f"{type(operation).__name__} came after the end of the process and is lost")
-            return
+            return False
         except JournalFull as error:
             self._warn("full", str(error))
         except (ValueError, TypeError, OSError) as error:
+            let_through(error)
             self._warn(type(error).__name__, f"{type(operation).__name__} cannot be kept: {error}")
-            return
-        self._sender.appended(operation)
+            return False
+        return True
 
     def keep(self, source: Path | bytes) -> str:
         """Copy an artifact aside; its name is for one `Artifact` operation.
@@ -377,8 +384,9 @@ class Recorder:
 
     def _ask(self, identifier: str, operation: Operation, wait: float, *, strict: bool) -> Waiter:
         waiter = self._promises.ask(identifier)
-        self.append(operation)
-        waiter.written = True
+        if self._write(operation):
+            waiter.written = True  # at once: whoever is interrupted from here on has asked for it
+            self._sender.appended(operation)
         if strict or (wait > 0 and not self.away):
             self._sender.warm.wait(STRICT)  # that mlflow takes seconds to import is no fault of the server's
             if not waiter.wait(wait):

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.async_logging.run_operations import RunOperations
 
 from tracklayer.description import NOTE_TAG, compose, with_user_text
+from tracklayer.interruption import let_through
 from tracklayer.journal.operations import DeleteTag, Inputs, Linked, Log
 from tracklayer.mlflow_plugins.entities import stored_dataset
 from tracklayer.mlflow_plugins.stages import opening_of, report_failure
@@ -127,6 +128,7 @@ class LogCalls(StoreCalls):
             self.log_batch(run_id, metrics, params, tags)
             done.set_result(None)
         except Exception as error:
+            let_through(error)
             done.set_exception(error)
         return RunOperations([done])  # type: ignore[no-untyped-call]
 

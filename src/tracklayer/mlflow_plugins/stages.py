@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tracklayer.forking import ProcessLock
+from tracklayer.interruption import let_through
 from tracklayer.provisional import BY_NAME, PENDING
 from tracklayer.singleton import singleton
 from tracklayer.workers import starter
@@ -246,7 +247,8 @@ def forget(run_id: str) -> StageState | None:
 def guard(what: str) -> Iterator[None]:
     """Keep what goes wrong in tracklayer's part of an MLflow call from the user's code.
 
-    Each kind of failure is logged once: an MLflow call may be made a million times.
+    Each kind of failure is logged once: an MLflow call may be made a million times. What a signal handler has raised
+    meanwhile passes.
     """
     try:
         yield
@@ -255,7 +257,8 @@ def guard(what: str) -> Iterator[None]:
 
 
 def report_failure(what: str, error: Exception) -> None:
-    """Say, once for each kind of failure, that tracklayer's part of an MLflow call went wrong."""
+    """Say, once for each kind of failure, that tracklayer's part of an MLflow call went wrong; called where it is caught."""
+    let_through(error)
     _report_failure(what, type(error).__name__, str(error))
 
 

@@ -228,6 +228,75 @@ def test_a_script_that_leaves_its_last_stage_by_exit_ends_as_that_says(
     assert [run.status for run in runs if "mlflow.parentRunId" not in run.tags] == [status]
 
 
+LEFT = """
+import threading
+import time
+import tracklayer
+
+def rows():
+    with tracklayer.track("suspended") as run:
+        run.log_metric("rows", 1)
+        yield 1
+
+def serve(begun):
+    with tracklayer.track("serving") as run:
+        run.log_metric("requests", 1)
+        begun.set()
+        time.sleep(60)
+
+begun = threading.Event()
+threading.Thread(target=serve, args=(begun,), daemon=True).start()
+begun.wait()
+suspended = rows()
+next(suspended)
+"""
+
+
+def test_a_stage_whose_block_a_script_never_leaves_ends_with_it(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
+    script.write_text(LEFT)
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    runs = store.search_runs([], f"tags.`tracklayer.workflow` = '{script.stem}'")
+    told = {run.tags.get("tracklayer.stage"): (run.status, run.tags.get("tracklayer.outcome")) for run in runs}
+    left = ("KILLED", "left open")
+    assert told == {None: ("FINISHED", None), "serving": left, "suspended": left}
+
+
+TASKS = """
+import asyncio
+import tracklayer
+
+async def fold(name):
+    with tracklayer.track(name) as run:
+        await asyncio.sleep(0.2)
+        with tracklayer.track("inner"):
+            pass
+
+async def sweep():
+    with tracklayer.track("sweep"):
+        await asyncio.gather(fold("c"), fold("d"))
+
+async def main():
+    await asyncio.gather(fold("a"), fold("b"))
+    await sweep()
+
+asyncio.run(main())
+"""
+
+
+def test_stages_of_async_tasks_side_by_side_are_not_one_within_the_other(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
+    script.write_text(TASKS)
+    subprocess.run([sys.executable, script], check=True, timeout=60, cwd=tmp_path)
+    runs = store.search_runs([], f"tags.`tracklayer.workflow` = '{script.stem}'")
+    stages = {run.run_id: run.tags.get("tracklayer.stage", "parent") for run in runs}
+    below = sorted((stages[run.run_id], stages.get(run.tags.get("mlflow.parentRunId", ""))) for run in runs)
+    inner = [("inner", name) for name in "abcd"]
+    told = [("a", "parent"), ("b", "parent"), ("c", "sweep"), ("d", "sweep"), ("sweep", "parent"), ("parent", None)]
+    assert below == sorted([*inner, *told])
+
+
 def test_tracking_off_is_said_once_and_everything_still_works(
     at: Callable[..., RunContext], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

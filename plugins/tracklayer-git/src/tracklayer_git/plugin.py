@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.hookspecs import hookimpl
+from tracklayer.interruption import let_through
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ def tracklayer_run_tags(context: RunContext) -> Mapping[str, str] | None:
     try:
         return tags(revision(context.workflow_run.source, os.environ)) or None
     except Exception as error:  # whatever a strange repository does, the run goes on without these tags
+        let_through(error)
         log.warning("the git tags are left out: %s: %s", type(error).__name__, error)
         return None
 
