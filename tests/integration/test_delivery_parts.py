@@ -11,10 +11,10 @@ import pytest
 from harness.leaving import opening_of
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
-from tracklayer.journal.operations import Artifact, CreateModel, End, Inputs, Log, Outputs, Point, Rename
+from tracklayer.journal.operations import Artifact, Create, CreateModel, End, Inputs, Log, Outputs, Point, Rename
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.refusals import refusals
-from tracklayer.provisional import PENDING, provisional_model_id
+from tracklayer.provisional import PENDING, provisional_id, provisional_model_id
 from tracklayer.settings import Settings
 from tracklayer.store import Dataset, Run
 
@@ -214,3 +214,25 @@ def test_an_artifact_whose_copy_is_gone_is_refused_where_there_is_no_folder(prox
     assert found.tags["tracklayer.refused"].startswith("1: artifact a.txt: its copy is gone")
     assert backend.store.read_artifact(found, "b.txt") == b"hello"
     assert recorder.close()
+
+
+def test_a_run_that_came_to_be_without_its_tags_gets_them_after_all(
+    recorder: Recorder, proxy: RecordingProxy, run: str, quick: None
+) -> None:
+    """One of them was refused, and the server was away when the others were to follow."""
+
+    def refuse(handler: Any) -> Answer:
+        if b"bad" in handler.body:
+            return Answer(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such tag"}')
+        answer: Answer = handler.forwarded()
+        return answer
+
+    assert recorder.flush(20)
+    proxy.answer(503, b"", path="runs/log-batch", times=2)
+    proxy.fault(refuse, "runs/", 10_000)
+    tags = {"mlflow.parentRunId": run, "fold": "1", "bad": "1"}
+    below = recorder.create(Create(provisional_id(), PENDING, "fold", ENDED, tags, run), wait=0).run_id
+    recorder.append(End(below, "FINISHED", ENDED))
+    found = delivered(recorder, below)
+    assert (found.status, found.tags.get("mlflow.parentRunId"), found.tags.get("fold")) == ("FINISHED", run, "1")
+    assert refused(recorder) == [("tag", "bad")]

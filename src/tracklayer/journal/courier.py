@@ -206,6 +206,8 @@ class Courier:
             tags = self._resolved_tags(operation.tags)
             self._asking(operation.id)
             run = self._created(operation, experiment_id, tags)
+        else:
+            self._complete(run, operation)
         self._tagged.add(operation.id)
         named = Named(operation.id, run.run_id, run.experiment_id, run.artifact_uri)
         self._name(named)
@@ -233,6 +235,12 @@ class Courier:
             run = store.create_run(experiment_id, tags=own, **told)  # type: ignore[arg-type]
             self._on_refused(run.run_id, deliver(store, run.run_id, tags=tags))
             return run
+
+    def _complete(self, run: Run, operation: Create) -> None:
+        """Give a run that was found the tags that were to follow its creation: who created it may have been stopped."""
+        tags = {key: value for key, value in self._resolved_tags(operation.tags).items() if key not in run.tags}
+        if tags:
+            self._on_refused(run.run_id, deliver(self._backend.store, run.run_id, tags=tags))
 
     def _look_for(self, identifier: str, key: str) -> None:
         """The run, if it came to be although nobody was told: it is known then, and ended with the others."""
