@@ -146,6 +146,20 @@ def test_what_a_run_is_told_counts_what_others_have_told_it_before(tmp_path: Pat
     assert store.tags["tracklayer.refused"] == "3: param p0: no; param p1: no; param p2: no"
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["delivered once more", "delivered before"])
+def test_a_run_is_told_although_whoever_kept_the_refused_value_was_killed_then(tmp_path: Path, again: bool) -> None:
+    store, refused = Failing("tracklayer.refused"), [Refusal(kind="param", key="p", value="1", reason="no")]
+    progress = Progress(tmp_path)
+    DeadLetters(cast("Store", store), progress).keep("r", refused)
+    progress.close()
+    store.bad.clear()
+    letters = DeadLetters(cast("Store", store), Progress(tmp_path))
+    if again:
+        letters.keep("r", refused)
+    letters.tell_all()
+    assert store.tags == {"tracklayer.refused": "1: param p: no"}
+
+
 def test_a_run_that_cannot_be_told_is_told_later() -> None:
     store = Failing("tracklayer.refused")
     letters = DeadLetters(cast("Store", store), Progress(None))
