@@ -25,7 +25,7 @@ from tracklayer.identity import (
 from tracklayer.journal.endings import Endings
 from tracklayer.journal.identities import Held
 from tracklayer.journal.linkage import Linkage
-from tracklayer.journal.notes import Begun, Closed
+from tracklayer.journal.notes import Begun, Closed, Ended
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -155,6 +155,8 @@ class Courier:
 
     def begin(self, operation: Begin) -> None:
         """Create the run of an opening, or find it. Raises Abandoned."""
+        for local in {operation.id, self._ids.known(operation.id) or operation.id}:
+            self._journal.progress.remember(Ended(local, again=True))
         if operation.id in self._before:
             self._before.discard(operation.id)
             return
