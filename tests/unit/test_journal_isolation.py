@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tracklayer.exceptions import StoreUnavailable
+from tracklayer.exceptions import AccessDenied, StoreError, StoreUnavailable
 from tracklayer.journal import isolation
 from tracklayer.journal.dead_letters import DeadLetters
 from tracklayer.journal.isolation import FAILURES, LONG, WITNESS_TAG, Isolation, Suspects
@@ -25,8 +25,9 @@ MINUTE = 60_000
 class Failing:
     """As much of a store as delivery uses; it fails with every request in which one of these is."""
 
-    def __init__(self, *bad: str) -> None:
+    def __init__(self, *bad: str, error: type[StoreError] = StoreUnavailable) -> None:
         self.bad = set(bad)
+        self.error = error
         self.stored: set[str] = set()
         self.tags: dict[str, str] = {}
         self.requests = 0
@@ -42,8 +43,9 @@ class Failing:
         self.requests += 1
         keys = {metric.key for metric in metrics} | set(params or ()) | set(tags or ())
         if keys & self.bad:
-            error = StoreUnavailable("boom")
-            error.internal = True
+            error = self.error("boom")
+            if isinstance(error, StoreUnavailable):
+                error.internal = True
             raise error
         self.stored |= keys
         self.tags.update(tags or {})
@@ -160,8 +162,9 @@ def test_a_run_is_told_although_whoever_kept_the_refused_value_was_killed_then(t
     assert store.tags == {"tracklayer.refused": "1: param p: no"}
 
 
-def test_a_run_that_cannot_be_told_is_told_later() -> None:
-    store = Failing("tracklayer.refused")
+@pytest.mark.parametrize("error", [StoreUnavailable, AccessDenied])
+def test_a_run_that_cannot_be_told_is_told_later(error: type[StoreError]) -> None:
+    store = Failing("tracklayer.refused", error=error)
     letters = DeadLetters(cast("Store", store), Progress(None))
     letters.keep("r", [Refusal(kind="artifact", key="a.txt", value="", reason="no")])
     assert store.tags == {}

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tracklayer.ending import REAL_END_TAG
-from tracklayer.exceptions import Refused, StoreError, StoreUnavailable
+from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavailable
 from tracklayer.journal.isolation import WITNESS_TAG
 from tracklayer.journal.lanes import MODEL
 from tracklayer.journal.operations import (
@@ -101,7 +101,7 @@ class DeadLetters:
                 if isinstance(error, StoreUnavailable) and not error.internal:
                     raise
                 self._tag(run, f"{count}: what and why is in the journal")  # it may be what is quoted that is not taken
-        except StoreUnavailable as error:
+        except (AccessDenied, StoreUnavailable) as error:  # credentials may be restored, as everywhere in delivery
             log.info("run %s is told later what was refused: %s", run, error)
             return
         except StoreError as error:
