@@ -5,7 +5,7 @@ field                what it is
 ===================  =================================================================================================
 host                 the tracking URI (``https://mlflow.example.com/tracking``), or a host name alone
 schema               ``http`` or ``https``, for a host name alone; ``https`` if there is none
-port                 for a host name alone
+port                 of the server, unless the host names one
 login, password      of the user; or a token as password, without a login
 extra                ``token``; ``insecure_tls`` (true: certificates are not checked); ``ca_file`` (certificate authorities);
                      ``client_cert`` (PEM file with certificate and key); ``workspace``
@@ -83,15 +83,21 @@ def _uri(connection: Fields) -> str:
     if "://" in host:
         try:
             parts = urlsplit(host)
+            port = parts.port
         except ValueError:
             raise _wrong(connection, "its host is no URI") from None
         if parts.username or parts.password:
             raise _wrong(connection, "its host holds credentials: write them into login and password")
+        if connection.port and port is None and parts.netloc:
+            return parts._replace(netloc=f"{parts.netloc}:{connection.port}").geturl()
         return host
     schema = (connection.schema or "https").lower()
     if schema not in {"http", "https"}:
         raise _wrong(connection, f"its schema is {schema!r}: it is http or https")
-    return f"{schema}://{host}" + (f":{connection.port}" if connection.port else "")
+    name, slash, path = host.partition("/")
+    if name.count(":") > 1 and not name.startswith("["):  # IPv6, as Airflow reads it out of a connection's URI
+        name = f"[{name}]"
+    return f"{schema}://{name}" + (f":{connection.port}" if connection.port else "") + slash + path
 
 
 def _wrong(connection: Fields, why: str) -> SettingsError:
