@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ import mlflow
 import pytest
 
 from harness.leaving import BEGAN, opening_of
+from harness.process import wait_for
+from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.context import RunRef, Upstream
 from tracklayer.description import NOTE_TAG
@@ -22,8 +24,9 @@ from tracklayer.journal.courier import WANTED_TAG
 from tracklayer.journal.operations import Artifact, Consumed, End, Log, Point
 from tracklayer.journal.recorder import UNKEPT_TAG, Recorder
 from tracklayer.linking import link_tags, produced_tags
-from tracklayer.provisional import PENDING, is_provisional
+from tracklayer.provisional import EXPECTED_TAG, PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.settings import Settings
+from tracklayer.store.transport import DELAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,6 +116,69 @@ def test_a_link_to_a_run_that_comes_later_leads_to_it_then(machine: Callable[[],
         assert upstream_tag(made.run_id) in consumer.tags
         assert upstream_tag(producer.run_id) not in consumer.tags
         assert producer.run_id not in consumer.tags.get(NOTE_TAG, "")
+
+
+class Gone:
+    """What a proxy does with the searches for a tag: the server is away for the first of them, repeats included."""
+
+    def __init__(self, tag: str) -> None:
+        self._tag = tag.encode()
+        self._left = 1 + len(DELAYS)
+
+    def __call__(self, handler: Any) -> Answer:
+        if self._tag in handler.body and self._left:
+            self._left -= 1
+            return Answer(503, b"")
+        answer: Answer = handler.forwarded()
+        return answer
+
+
+def test_a_link_to_a_run_that_comes_while_it_is_written_leads_to_it_although_the_server_goes_away(
+    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+) -> None:
+    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
+    assert other
+    run = one.recorder.backend.store.get_run(one.recorder.begin(opening_of(name), wait=20).ref.run_id)
+    assert one.recorder.flush(20)
+    identifier = provisional_id()
+    ids: list[str] = []
+
+    def create_meanwhile(handler: Any) -> Answer:
+        tags = {id_tag(identifier): "1"}
+        ids.append(other.store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags=tags).run_id)
+        one.proxy.fault(Gone(identifier), "runs/search", 1_000)
+        answer: Answer = handler.forwarded()
+        return answer
+
+    one.proxy.fault(create_meanwhile, "runs/log-batch")
+    one.recorder.append(Log(run.run_id, tags={upstream_tag(identifier): "token"}))
+    one.recorder.append(End(run.run_id, "FINISHED", BEGAN + 1_000))
+
+    def links() -> set[str]:
+        return other.store.get_run(run.run_id).tags.keys() & {upstream_tag(identifier), *map(upstream_tag, ids)}
+
+    wait_for(lambda: bool(ids) and links() == {upstream_tag(ids[0])}, 30, "the link")
+
+
+def test_whoever_expected_a_run_is_linked_to_it_although_the_server_goes_away_at_its_end(
+    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+) -> None:
+    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
+    assert other
+    identifier = provisional_id()
+    tags = {EXPECTED_TAG + identifier: "hand-over"}
+    consumer = other.store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
+    one.proxy.fault(Gone(EXPECTED_TAG + identifier), "runs/search", 1_000)
+    opening = opening_of(name, "prepare")
+    with given_out(one, replace(opening, tags={**opening.tags, id_tag(identifier): "1"})) as producer:
+        pass
+    made = run_of(one.recorder, producer.run_id)
+    linked = other.store.get_run(consumer.run_id).tags
+    assert (made.status, upstream_tag(made.run_id) in linked, EXPECTED_TAG + identifier in linked) == (
+        "FINISHED",
+        True,
+        False,
+    )
 
 
 def test_what_was_read_while_nobody_could_be_asked_is_linked_to_who_had_made_it_by_then(

@@ -11,10 +11,10 @@ import pytest
 from harness.leaving import opening_of
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
-from tracklayer.journal.operations import Artifact, CreateModel, End, Inputs, Log, Outputs, Point, Rename
+from tracklayer.journal.operations import Artifact, Create, CreateModel, End, Inputs, Log, Outputs, Point, Rename
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.refusals import refusals
-from tracklayer.provisional import PENDING, provisional_model_id
+from tracklayer.provisional import PENDING, provisional_id, provisional_model_id
 from tracklayer.settings import Settings
 from tracklayer.store import Dataset, Run
 
@@ -77,6 +77,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracklayer.store.transport.DELAYS", (0.01,))
 
 
+def refusing(handler: Any, part: bytes) -> Answer:
+    """What the server answers, unless this is in what it is asked: then it takes it not."""
+    if part in handler.body:
+        return Answer(400, b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "no such value"}')
+    answer: Answer = handler.forwarded()
+    return answer
+
+
 def failing(handler: Any, part: bytes) -> Answer:
     """What a server does that fails with a value each time."""
     if part in handler.body:
@@ -123,6 +131,22 @@ def test_inputs_that_each_fit_into_a_request_are_not_sent_in_one_that_is_too_lar
     found = delivered(recorder, run)
     assert (found.status, len(found.datasets)) == ("FINISHED", 5)
     assert {request.status for request in proxy.of("runs/log-inputs")} == {200}
+
+
+@pytest.mark.parametrize("first", ["poison", "0.2"], ids=["not taken", "not what the run has"])
+def test_of_two_values_of_a_param_the_first_that_the_run_takes_stands(
+    recorder: Recorder, proxy: RecordingProxy, run: str, first: str
+) -> None:
+    proxy.fault(lambda handler: refusing(handler, b"poison"), "runs/", 10_000)
+    if first == "0.2":
+        recorder.append(Log(run, params={"lr": "0.1"}))
+        assert recorder.flush(20)
+    for value in (first, "0.1", "0.3"):
+        recorder.append(Log(run, params={"lr": value}))
+    assert delivered(recorder, run).params == {"lr": "0.1"}
+    path = recorder._journal.path
+    assert path
+    assert [item.value for item in refusals(path)] == [first, "0.3"]
 
 
 def test_a_model_that_is_refused_holds_up_no_other_part_of_its_run(
@@ -214,3 +238,18 @@ def test_an_artifact_whose_copy_is_gone_is_refused_where_there_is_no_folder(prox
     assert found.tags["tracklayer.refused"].startswith("1: artifact a.txt: its copy is gone")
     assert backend.store.read_artifact(found, "b.txt") == b"hello"
     assert recorder.close()
+
+
+def test_a_run_that_came_to_be_without_its_tags_gets_them_after_all(
+    recorder: Recorder, proxy: RecordingProxy, run: str, quick: None
+) -> None:
+    """One of them was refused, and the server was away when the others were to follow."""
+    assert recorder.flush(20)
+    proxy.answer(503, b"", path="runs/log-batch", times=2)
+    proxy.fault(lambda handler: refusing(handler, b"poison"), "runs/", 10_000)
+    tags = {"mlflow.parentRunId": run, "fold": "1", "bad": "poison"}
+    below = recorder.create(Create(provisional_id(), PENDING, "fold", ENDED, tags, run), wait=0).run_id
+    recorder.append(End(below, "FINISHED", ENDED))
+    found = delivered(recorder, below)
+    assert (found.status, found.tags.get("mlflow.parentRunId"), found.tags.get("fold")) == ("FINISHED", run, "1")
+    assert refused(recorder) == [("tag", "bad")]

@@ -11,17 +11,23 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import pytest
 
+from harness.leaving import opening_of
 from tracklayer.backend import open_backend
+from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.left import LeftJournal
-from tracklayer.journal.operations import Begin
+from tracklayer.journal.live import open_journal
+from tracklayer.journal.operations import Begin, End, Header, LeftOpen, Log, Point
 from tracklayer.journal.recovery import Recovery, left_behind
+from tracklayer.provisional import provisional_id
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
+    from tracklayer.journal.operations import Operation
     from tracklayer.store import Run
 
 LIMIT: Final = 1_048_576
@@ -164,3 +170,33 @@ def test_the_parent_of_a_script_is_ended_with_its_process(
     runs = backend.store.search_runs([], f"tags.`tracklayer.workflow` = '{name}'")
     assert [run.status for run in runs] == ["KILLED", "KILLED"]
     assert all(abs((run.end_time or 0) - time.time() * 1000) < 120_000 for run in runs)
+
+
+@pytest.mark.parametrize("much", [0, 100], ids=["one segment", "many"])
+@pytest.mark.parametrize("before", ["left open", "ended"])
+def test_a_run_that_its_process_has_begun_again_is_ended_with_it(
+    settings: Settings, backend: Backend, before: str, much: int
+) -> None:
+    name = f"resumed-{uuid.uuid4().hex[:12]}"
+    opening = opening_of(name)
+    small = msgspec.structs.replace(settings, journal_limit=65_536)
+    journal = open_journal(small, Header(1, backend.store.uri, "test", os.getpid(), opening.start_time))
+    delivery = Delivery(journal, backend, small, recovering=False)
+    identifier = provisional_id(opening.key)
+
+    def deliver(operation: Operation) -> None:
+        journal.append(operation)
+        while delivery.step():
+            pass
+
+    deliver(Begin(identifier, opening))
+    run_id = delivery.identities.known(identifier)
+    assert run_id
+    deliver(LeftOpen(run_id) if before == "left open" else End(run_id, "FINISHED", opening.start_time + 1))
+    deliver(Begin(identifier, opening))
+    for step in range(much):
+        deliver(Log(run_id, tuple(Point("loss", step / 3, opening.start_time + n, n) for n in range(100))))
+    journal.append(Log(run_id, params={"lr": "0.1"}))
+    journal.close(remove=False)
+    taken_over(settings, backend, beginning=not much)
+    assert runs_of(backend, name)[opening.name].status == "KILLED"

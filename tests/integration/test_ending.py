@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -192,6 +193,25 @@ def test_what_is_told_waits_in_the_journal_with_the_end(settings: Settings) -> N
     world.deliver(world.backend())
     run = world.run()
     assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("FAILED", ENDED + 1_000, ELSEWHERE)
+
+
+@pytest.mark.parametrize("journals", [1, 2], ids=["one journal", "two"])
+def test_an_end_that_came_late_is_forgotten_once_the_run_goes_on(settings: Settings, journals: int) -> None:
+    """Whoever reopens it need not be the one who has delivered, and announced, that end."""
+    world = World(settings, None)
+    reopened = End(world.run_id, "RUNNING", None)
+    if journals == 1:
+        for path in left_behind(settings):
+            shutil.rmtree(path)
+        world.append(End(world.run_id, "FAILED", ENDED), reopened)
+    else:
+        world.deliver(world.backend())
+        world.append(reopened)
+    world.deliver(world.backend())
+    assert world.run().status == "RUNNING"
+    world.close(world.backend())
+    run = world.run()
+    assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 5_000, LEFT_OPEN)
 
 
 def test_a_run_that_nobody_ends_is_left_open(settings: Settings) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tracklayer.exceptions import StoreUnavailable
+from tracklayer.exceptions import AccessDenied, StoreError, StoreUnavailable
 from tracklayer.journal import isolation
 from tracklayer.journal.dead_letters import DeadLetters
 from tracklayer.journal.isolation import FAILURES, LONG, WITNESS_TAG, Isolation, Suspects
@@ -25,8 +25,9 @@ MINUTE = 60_000
 class Failing:
     """As much of a store as delivery uses; it fails with every request in which one of these is."""
 
-    def __init__(self, *bad: str) -> None:
+    def __init__(self, *bad: str, error: type[StoreError] = StoreUnavailable) -> None:
         self.bad = set(bad)
+        self.error = error
         self.stored: set[str] = set()
         self.tags: dict[str, str] = {}
         self.requests = 0
@@ -42,8 +43,9 @@ class Failing:
         self.requests += 1
         keys = {metric.key for metric in metrics} | set(params or ()) | set(tags or ())
         if keys & self.bad:
-            error = StoreUnavailable("boom")
-            error.internal = True
+            error = self.error("boom")
+            if isinstance(error, StoreUnavailable):
+                error.internal = True
             raise error
         self.stored |= keys
         self.tags.update(tags or {})
@@ -146,8 +148,23 @@ def test_what_a_run_is_told_counts_what_others_have_told_it_before(tmp_path: Pat
     assert store.tags["tracklayer.refused"] == "3: param p0: no; param p1: no; param p2: no"
 
 
-def test_a_run_that_cannot_be_told_is_told_later() -> None:
-    store = Failing("tracklayer.refused")
+@pytest.mark.parametrize("again", [True, False], ids=["delivered once more", "delivered before"])
+def test_a_run_is_told_although_whoever_kept_the_refused_value_was_killed_then(tmp_path: Path, again: bool) -> None:
+    store, refused = Failing("tracklayer.refused"), [Refusal(kind="param", key="p", value="1", reason="no")]
+    progress = Progress(tmp_path)
+    DeadLetters(cast("Store", store), progress).keep("r", refused)
+    progress.close()
+    store.bad.clear()
+    letters = DeadLetters(cast("Store", store), Progress(tmp_path))
+    if again:
+        letters.keep("r", refused)
+    letters.tell_all()
+    assert store.tags == {"tracklayer.refused": "1: param p: no"}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable, AccessDenied])
+def test_a_run_that_cannot_be_told_is_told_later(error: type[StoreError]) -> None:
+    store = Failing("tracklayer.refused", error=error)
     letters = DeadLetters(cast("Store", store), Progress(None))
     letters.keep("r", [Refusal(kind="artifact", key="a.txt", value="", reason="no")])
     assert store.tags == {}

@@ -25,7 +25,7 @@ from tracklayer.identity import (
 from tracklayer.journal.endings import Endings
 from tracklayer.journal.identities import Held
 from tracklayer.journal.linkage import Linkage
-from tracklayer.journal.notes import Begun, Closed
+from tracklayer.journal.notes import Begun, Closed, Ended
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -155,6 +155,8 @@ class Courier:
 
     def begin(self, operation: Begin) -> None:
         """Create the run of an opening, or find it. Raises Abandoned."""
+        for local in {operation.id, self._ids.known(operation.id) or operation.id}:
+            self._journal.progress.remember(Ended(local, again=True))
         if operation.id in self._before:
             self._before.discard(operation.id)
             return
@@ -206,6 +208,8 @@ class Courier:
             tags = self._resolved_tags(operation.tags)
             self._asking(operation.id)
             run = self._created(operation, experiment_id, tags)
+        else:
+            self._complete(run, operation)
         self._tagged.add(operation.id)
         named = Named(operation.id, run.run_id, run.experiment_id, run.artifact_uri)
         self._name(named)
@@ -233,6 +237,12 @@ class Courier:
             run = store.create_run(experiment_id, tags=own, **told)  # type: ignore[arg-type]
             self._on_refused(run.run_id, deliver(store, run.run_id, tags=tags))
             return run
+
+    def _complete(self, run: Run, operation: Create) -> None:
+        """Give a run that was found the tags that were to follow its creation: who created it may have been stopped."""
+        tags = {key: value for key, value in self._resolved_tags(operation.tags).items() if key not in run.tags}
+        if tags:
+            self._on_refused(run.run_id, deliver(self._backend.store, run.run_id, tags=tags))
 
     def _look_for(self, identifier: str, key: str) -> None:
         """The run, if it came to be although nobody was told: it is known then, and ended with the others."""
@@ -404,6 +414,10 @@ class Courier:
     def sent(self, run_id: str, tags: Iterable[str]) -> None:
         """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
         self._linkage.sent(run_id, tags)
+
+    def look_again(self) -> None:
+        """See to the links that were sent and, because the server was away, not looked at again yet."""
+        self._linkage.look_again()
 
     def _resolved_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         """The tags with the server's ids.

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tracklayer.ending import REAL_END_TAG
-from tracklayer.exceptions import Refused, StoreError, StoreUnavailable
+from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavailable
 from tracklayer.journal.isolation import WITNESS_TAG
 from tracklayer.journal.lanes import MODEL
 from tracklayer.journal.operations import (
@@ -50,14 +50,15 @@ TOLD: Final = 10
 class DeadLetters:
     """Keeps what was refused in the journal's file of refused values, and tells each run how many and why.
 
-    A run that could not be told is told later: see `tell`.
+    A run that could not be told is told later: see `tell`. So is one of which an earlier delivery has kept something:
+    nobody knows whether that lived to tell it.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
         self._progress = progress
         self._told: dict[str, list[str]] = {}
-        self._untold: set[str] = set()
+        self._untold = {run for run in progress.refused_runs if _can_be_told(run)}
 
     def keep(self, run: str, refusals: Sequence[Refusal], *, tell: bool = True) -> None:
         """Keep what was refused of a run.
@@ -70,9 +71,7 @@ class DeadLetters:
         refusals = [item for item in refusals if item.key not in _OWN]  # nobody logged that
         if not refusals:
             return
-        told = self._told.get(run)
-        if told is None:  # another process may have told it of some
-            told = self._told[run] = self._progress.reasons(run, TOLD)
+        told = self._reasons(run)
         before = self._progress.refused_of(run)
         for refusal in refusals:
             self._progress.refuse(refusal.kind, run, refusal.key, refusal.value, refusal.reason)
@@ -86,7 +85,7 @@ class DeadLetters:
             run,
             f"{refusals[0].kind} {refusals[0].key}: {refusals[0].reason}",
         )
-        if tell and not is_provisional(run):
+        if tell and _can_be_told(run):
             self._untold.add(run)
             self.tell(run)
 
@@ -97,17 +96,24 @@ class DeadLetters:
         count = self._progress.refused_of(run)
         try:
             try:
-                self._tag(run, f"{count}: {'; '.join(self._told[run])}"[:1_000])
+                self._tag(run, f"{count}: {'; '.join(self._reasons(run))}"[:1_000])
             except (Refused, StoreUnavailable) as error:
                 if isinstance(error, StoreUnavailable) and not error.internal:
                     raise
                 self._tag(run, f"{count}: what and why is in the journal")  # it may be what is quoted that is not taken
-        except StoreUnavailable as error:
+        except (AccessDenied, StoreUnavailable) as error:  # credentials may be restored, as everywhere in delivery
             log.info("run %s is told later what was refused: %s", run, error)
             return
         except StoreError as error:
             log.info("run %s was not told what was refused: %s", run, error)
         self._untold.discard(run)
+
+    def _reasons(self, run: str) -> list[str]:
+        """What is told of a run; another process may have kept some of it."""
+        told = self._told.get(run)
+        if told is None:
+            told = self._told[run] = self._progress.reasons(run, TOLD)
+        return told
 
     def _tag(self, run: str, text: str) -> None:
         if run.startswith(MODEL):
@@ -119,6 +125,11 @@ class DeadLetters:
         """Tell whoever has yet to be told."""
         for run in list(self._untold):
             self.tell(run)
+
+
+def _can_be_told(run: str) -> bool:
+    """Whether it is the server's id of a run or model: not a local one, and not the name of anything else."""
+    return ":" not in run and not is_provisional(run)
 
 
 def living(operation: Inputs | Outputs, dead: Mapping[str, str | None]) -> tuple[Inputs | Outputs, list[Refusal]]:

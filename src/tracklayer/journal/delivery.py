@@ -22,6 +22,7 @@ from tracklayer.journal.holding import Holds
 from tracklayer.journal.identities import Held, Identities, Later
 from tracklayer.journal.judging import TRIES, Judge
 from tracklayer.journal.lanes import MODEL, lane_of, owner_of
+from tracklayer.journal.notes import Ended
 from tracklayer.journal.operations import (
     Begin,
     Close,
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
     from tracklayer.store.delivery import Refusal
 
 log = logging.getLogger("tracklayer")
-
-LEFT_OPEN: Final = "left-open:"
-"""How the note in the progress begins that a run was left open on purpose."""
 
 BARRIERS: Final = (DeleteTag, Linked, Rename, End)
 """What has to wait for everything that was logged to its run before."""
@@ -216,6 +214,7 @@ class Delivery:
             return True
         if self._retry():
             return True
+        self._courier.look_again()
         self._letters.tell_all()
         if self.delivered >= self._journal.end:
             self._courier.endings.confirm()
@@ -273,7 +272,7 @@ class Delivery:
         elif isinstance(operation, Inputs | Outputs | Consumed):
             self._gatherer.more(operation, lane, record.position)
         elif isinstance(operation, LeftOpen):
-            self._journal.progress.trying(LEFT_OPEN + operation.run)
+            self._journal.progress.remember(Ended(operation.run))
         elif not isinstance(operation, Header | Gone):
             if isinstance(operation, Close):
                 self.send()

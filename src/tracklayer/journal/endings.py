@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from tracklayer.ending import end_instead
+from tracklayer.ending import end_instead, reopen
 from tracklayer.forking import importing
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.identities import Held, Later
@@ -87,15 +87,17 @@ class Endings:
 
     def end(self, operation: End) -> None:
         """End a run, or open it again."""
-        run_id = self._ids.resolve(operation.run)
-        if operation.left and operation.end_time is not None:
-            end_instead(self._backend.store, run_id, operation.status, operation.end_time, {})
+        store, run_id = self._backend.store, self._ids.resolve(operation.run)
+        if operation.status == "RUNNING":
+            reopen(store, store.get_run(run_id))  # whoever delivered its end may have announced it
+        elif operation.left and operation.end_time is not None:
+            end_instead(store, run_id, operation.status, operation.end_time, {})
         else:
-            self._backend.store.update_run(run_id, status=operation.status, end_time=operation.end_time)
+            store.update_run(run_id, status=operation.status, end_time=operation.end_time)
         self._late.written(run_id, operation)
         self._progress.remember(Ended(operation.run, again=operation.status == "RUNNING"))
         if self._progress.tried(TWICE + operation.run):
-            trash_twins(self._backend.store, run_id)
+            trash_twins(store, run_id)
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
 

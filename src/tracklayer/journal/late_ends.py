@@ -47,9 +47,10 @@ class LateEnds:
             self._outcomes[run_id] = tags[OUTCOME_TAG]
 
     def announcement(self, run_id: str, end: End) -> dict[str, str]:
-        """The tags that a run is to be given before it is ended, or opened again; empty if no end was late."""
+        """The tags that a run is to be given before it is ended; empty if that end is not late."""
         if end.end_time is None or end.status == "RUNNING":
-            return NO_END if self._ends.pop(run_id, None) else {}
+            announced = self._ends.pop(run_id, None) is not None
+            return NO_END if announced and end.status != "RUNNING" else {}  # else `reopen` takes it back
         if end.left or end.end_time > time.time_ns() // 1_000_000 - self._patience:
             return {}
         found = self._ends[run_id] = RealEnd(end.status, end.end_time, self._outcomes.get(run_id))

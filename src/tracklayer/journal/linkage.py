@@ -51,13 +51,25 @@ class Linkage:
         self._settings = settings
         self._ids = identities
         self._derived: dict[str, list[str]] = {}
+        self._doubted: dict[tuple[str, str], None] = {}
 
     def sent(self, run_id: str, tags: Iterable[str]) -> None:
         """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
         for key in tags:
             identifier = key.removeprefix(UPSTREAM_TAG)
             if key.startswith(UPSTREAM_TAG) and is_provisional(identifier):
+                self._doubted[run_id, identifier] = None
+        self.look_again()
+
+    def look_again(self) -> None:
+        """See to the links that were sent; what is left because the server is away, the next time."""
+        while self._doubted:
+            run_id, identifier = next(iter(self._doubted))
+            try:
                 self._look_again_for(run_id, identifier)
+            except (NotFound, Refused) as error:
+                log.info("the link of run %s to %s was not brought up to date: %s", run_id, identifier, error)
+            del self._doubted[run_id, identifier]
 
     def _look_again(self, consumer: str, upstream: Upstream) -> None:
         if is_provisional(upstream.run.run_id):
@@ -102,8 +114,9 @@ class Linkage:
 
     def ended(self, local: str, run_id: str) -> None:
         """A run has ended well: those that expected it before it was delivered are linked to it."""
-        for identifier in self._derived.pop(local, ()):
+        for identifier in self._derived.get(local, ()):
             self._grant_all(identifier, run_id)
+        self._derived.pop(local, None)
 
     def _grant_all(self, identifier: str, run_id: str) -> None:
         store = self._backend.store

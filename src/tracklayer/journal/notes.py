@@ -46,7 +46,10 @@ class Begun(msgspec.Struct, frozen=True, array_like=True, tag="begun"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """The run with this local id has the end that its process gave it; `again`: that has opened it again."""
+    """The run with this local id has the end that its process gave it, or was left open on purpose.
+
+    `again`: that process has begun it, or opened it, again.
+    """
 
     id: str
     again: bool = False
@@ -66,7 +69,7 @@ class Remembered:
 
     Attributes:
         begun: by local ids, what is to be remembered of runs.
-        ended: local ids of runs that were ended, and not opened again.
+        ended: local ids of runs that were ended, or left open on purpose, and not opened again.
         closed: keys of workflow runs that were ended.
     """
 

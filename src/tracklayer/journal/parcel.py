@@ -46,7 +46,7 @@ class Parcel:
         self._datasets: dict[tuple[str, str, str | None], Dataset] = {}
         self._models: dict[str, None] = {}
         self._outputs: dict[str, int] = {}
-        self._refusals: list[Refusal] = []
+        self._rivals: list[tuple[str, str]] = []
 
     @property
     def size(self) -> int:
@@ -66,7 +66,7 @@ class Parcel:
     @property
     def only_points(self) -> bool:
         """True if there is nothing in it but metric points."""
-        return not (self._params or self._tags or self._datasets or self._models or self._outputs or self._refusals)
+        return not (self._params or self._tags or self._datasets or self._models or self._outputs or self._rivals)
 
     def add(
         self,
@@ -95,10 +95,10 @@ class Parcel:
                 self._params[key] = value
                 if yields:
                     self._yielding.add(key)
-            elif before != value and not yields:
-                self._refusals.append(
-                    Refusal(kind="param", key=key, value=value, reason=f"the run has it as {before!r}")
-                )
+            elif not yields and before != value:
+                self._rivals.append((key, value))
+            elif not yields:
+                self._yielding.discard(key)
 
     def take_points(self, run: str, records: Sequence[Record], begin: int) -> int:
         """Take metric points from records that hold nothing else of this run, until they fill a request.
@@ -182,12 +182,11 @@ class Parcel:
         if not whole:
             others = len(self._params) + len(self._tags)
             count = max((others + count) // FULL * FULL - others, 0)
-        refusals = self._refusals
+        refusals: list[Refusal] = []
         if self._tags or self._params or count:
             refused = deliver(store, self.run_id, metrics=self._metrics[:count], params=self._params, tags=self._tags)
-            refusals = refusals + [
-                item for item in refused if not (item.kind == "param" and item.key in self._yielding)
-            ]
+            refusals += [item for item in refused if not (item.kind == "param" and item.key in self._yielding)]
+            refusals += self._among_rivals(store, {item.key for item in refused if item.kind == "param"})
         if self._datasets or self._models:
             inputs = list(self._datasets.values())
             refusals = refusals + deliver_inputs(store, self.run_id, inputs, list(self._models))
@@ -196,9 +195,24 @@ class Parcel:
         self._metrics = self._metrics[count:]
         self.links = frozenset(self._tags)
         self._params, self._tags, self._datasets, self._models, self._outputs = {}, {}, {}, {}, {}
-        self._yielding, self._refusals = set(), []
+        self._yielding, self._rivals = set(), []
         self.position = self._left_from()
         self.since = time.monotonic()
+        return refusals
+
+    def _among_rivals(self, store: Store, missing: set[str]) -> list[Refusal]:
+        """Send the later values of params of which the first was refused; what was refused of all later ones."""
+        refusals: list[Refusal] = []
+        stand = {key: value for key, value in self._params.items() if key not in missing}
+        for key, value in self._rivals:
+            if key not in stand:
+                refused = deliver(store, self.run_id, params={key: value})
+                refusals += refused
+                if not refused:
+                    stand[key] = value
+            elif stand[key] != value:
+                told = f"the run has it as {stand[key]!r}"
+                refusals.append(Refusal(kind="param", key=key, value=value, reason=told))
         return refusals
 
     def _left_from(self) -> int:
@@ -208,7 +222,8 @@ class Parcel:
     def refused(self, reason: str) -> list[Refusal]:
         """All of it, as refused."""
         letters = [Refusal(kind="metric", key=item.key, value=str(item.value), reason=reason) for item in self._metrics]
-        letters += [Refusal(kind="param", key=key, value=value, reason=reason) for key, value in self._params.items()]
+        params = [*self._params.items(), *self._rivals]
+        letters += [Refusal(kind="param", key=key, value=value, reason=reason) for key, value in params]
         letters += [Refusal(kind="tag", key=key, value=value, reason=reason) for key, value in self._tags.items()]
         outputs = list(self._outputs.items())
         return letters + all_refused(list(self._datasets.values()), list(self._models), outputs, reason)

@@ -142,6 +142,11 @@ class Progress:
         """How many values were refused of a run, by whoever delivered this journal."""
         return self._refusals.counts.get(run, 0)
 
+    @property
+    def refused_runs(self) -> list[str]:
+        """The runs and models of which values were refused, by whoever delivered this journal."""
+        return list(self._refusals.counts)
+
     def reasons(self, run: str, limit: int) -> list[str]:
         """What was refused of a run, in words, as far as it is written down: the first of it."""
         with self._lock:

@@ -18,7 +18,7 @@ from tracklayer.ending import DIED, end_instead
 from tracklayer.exceptions import StoreError
 from tracklayer.forking import importing
 from tracklayer.identity import workflow_run_key
-from tracklayer.journal.delivery import LEFT_OPEN, Delivery
+from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.notes import Begun
@@ -52,8 +52,7 @@ class Survey:
 
     Attributes:
         given: local ids that user code was given: what stands behind them must come to be.
-        ended: local ids of runs that were ended.
-        left_open: local ids of runs that were left open on purpose.
+        ended: local ids of runs that were ended, or left open on purpose, and neither begun nor opened again.
         parents: local ids of parents of workflow runs.
         scripts: by key, the workflow runs that were this process's own and that it did not end.
         begun: by the local ids of runs that were begun, the keys of their workflow runs.
@@ -61,7 +60,6 @@ class Survey:
 
     given: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
-    left_open: frozenset[str] = frozenset()
     parents: frozenset[str] = frozenset()
     scripts: Mapping[str, RunContext] = field(default_factory=dict)
     begun: Mapping[str, str] = field(default_factory=dict)
@@ -69,10 +67,9 @@ class Survey:
     @classmethod
     def of(cls, journal: LeftJournal) -> Survey:
         """Read all of a journal, and what is remembered of records that are not there any more."""
-        remembered = journal.progress.remembered
+        remembered, names = journal.progress.remembered, journal.progress.names
         given: set[str] = set()
         ended = set(remembered.ended)
-        left_open = set(journal.progress.notes(LEFT_OPEN))
         notes = list(remembered.begun.values())
         begun: dict[str, str] = {}
         closed = set(remembered.closed)
@@ -85,9 +82,10 @@ class Survey:
                     case End(run=run, status=status):
                         ended.discard(run) if status == "RUNNING" else ended.add(run)
                     case LeftOpen(run=run):
-                        left_open.add(run)
+                        ended.add(run)
                     case Begin(id=identifier, opening=opening) as begin:
                         begun[identifier] = workflow_run_key(opening.context.workflow_run)
+                        ended -= {identifier, names[identifier].run_id if identifier in names else ""}
                         if note := Begun.of(begin):
                             notes.append(note)
                     case Close(context=context):
@@ -97,7 +95,6 @@ class Survey:
         return cls(
             given=frozenset(given),
             ended=frozenset(ended),
-            left_open=frozenset(left_open),
             parents=frozenset(one.id for one in notes if one.parent),
             scripts={key: context for key, context in scripts.items() if key not in closed},
             begun=begun,
@@ -172,7 +169,7 @@ class Recovery:
         return progress.tried(TWICE + local) or (progress.tried(local) and local not in progress.names)
 
     def _is_over(self, run: str) -> bool:
-        return run in self._survey.ended or run in self._survey.left_open
+        return run in self._survey.ended
 
 
 def settings_of(journal: LeftJournal, settings: Settings) -> Settings:
