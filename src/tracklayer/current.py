@@ -80,10 +80,12 @@ class _OpenStages:
                     self._busy = None
 
     def innermost(self) -> StageRun | None:
-        """The run that every thread here must mean: the only one open, or the last of runs one within the other."""
+        """The run that every thread here must mean: the only one open, or the last of runs one within the other.
+
+        One that was ended within its block gives way to the one around it, as MLflow's runs do.
+        """
         runs = self._runs.copy()
-        innermost = runs[-1] if runs and _nested(runs) else None
-        return innermost if innermost is not None and innermost.is_open else None
+        return next((run for run in reversed(runs) if run.is_open), None) if _nested(runs) else None
 
     def all(self) -> tuple[StageRun, ...]:
         """Those that have been entered and not left, in that order."""

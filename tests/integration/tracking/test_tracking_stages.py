@@ -364,3 +364,17 @@ def test_a_child_process_that_is_attached_logs_to_the_stage_and_leaves_its_end_a
 @pytest.mark.parametrize("token", ["untracked", "tl1.forged"])
 def test_a_child_process_whose_stage_has_no_run_works_all_the_same(uri: str, token: str) -> None:
     assert child({"TRACKLAYER_ATTACH": token, "MLFLOW_TRACKING_URI": uri}) == "None"
+
+
+def test_a_stage_that_is_ended_within_its_block_gives_way_to_the_one_around_it(
+    store: Store, at: Callable[..., RunContext]
+) -> None:
+    with track(context=at("fit")) as outer:
+        with track("inner") as inner:
+            inner.end("FINISHED")
+            found = tracklayer.current_run()
+            assert found is outer
+            found.log_params({"after": 1})
+        assert tracklayer.current_run() is outer
+    assert get(store, outer.run_id).params == {"after": "1"}
+    assert get(store, inner.run_id).params == {}
