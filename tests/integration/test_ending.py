@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Operation
-    from tracklayer.stage import StageRun
     from tracklayer.store import Run, Store
 
 ENDED = 1_700_000_002_000
@@ -431,8 +430,8 @@ def test_a_time_out_on_the_way_into_a_stage_or_out_of_it_leaves_none_behind(
 ) -> None:
     change = getattr(_OpenStages, where)
 
-    def struck(stages: _OpenStages, run: StageRun) -> None:
-        change(stages, run)
+    def struck(*told: object) -> None:
+        change(*told)
         raise TimedOut("too long")
 
     monkeypatch.setattr(_OpenStages, where, struck)
