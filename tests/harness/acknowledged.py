@@ -35,6 +35,18 @@ class Said:
     key: str
     value: Any
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether the store does not take it."""
+        if self.kind in {"metric", "input"}:
+            return is_bad(self.key)
+        return self.kind in {"param", "tag"} and self.value is not None and is_bad(self.value)
+
+    @property
+    def thing(self) -> Thing:
+        """It, as it is told when it was refused."""
+        return _thing(self.kind, self.key, str(self.value[1] if self.kind == "metric" else self.value))
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -47,7 +59,7 @@ class Expected:
         datasets: the names of its inputs.
         artifacts: by path, the last content.
         name: its last name; None for that with which it was made.
-        end_time: None for a run that is not ended.
+        end: the last one; None for a run that never was ended.
         left_open: whether the end of its process is not its own.
         refused: what must have been refused of it, and nothing else.
     """
@@ -58,51 +70,36 @@ class Expected:
     datasets: frozenset[str]
     artifacts: Mapping[str, bytes]
     name: str | None
-    end_time: int | None
+    end: Said | None
     left_open: bool
     refused: frozenset[Thing]
 
     @classmethod
     def of(cls, said: Iterable[Said]) -> Expected:
         """What everything that was said of a run, in order, comes to."""
-        points, refused = set[Any](), set[Thing]()
-        tags: dict[str, str] = {}
+        said = list(said)
+        taken = [one for one in said if not one.is_bad]
         params: dict[str, str] = {}
-        last: dict[str, Any] = {}
-        inputs, artifacts = set[str](), dict[str, bytes]()
-        for one in said:
-            match one.kind:
-                case "metric" if is_bad(one.key):
-                    refused.add(("metric", one.key, str(one.value[1])))
-                case "metric":
-                    points.add(one.value)
-                case "param" if is_bad(one.value) or params.setdefault(one.key, one.value) != one.value:
-                    refused.add(("param", one.key, one.value))
-                case "tag" if one.value is None:
-                    tags.pop(one.key, None)
-                case "tag" if is_bad(one.value):
-                    refused.add(("tag", one.key, one.value))
-                case "tag":
-                    tags[one.key] = one.value
-                case "input" if is_bad(one.key):
-                    refused.add(("input", one.key, ""))
-                case "input":
-                    inputs.add(one.key)
-                case "artifact":
-                    artifacts[one.key] = one.value
-                case "end":
-                    last |= {"end": one.value, "open": False}
-                case "name" | "open":
-                    last[one.kind] = one.value
+        tags: dict[str, str] = {}
+        refused = {one.thing for one in said if one.is_bad}
+        for one in taken:
+            if one.kind == "param" and params.setdefault(one.key, one.value) != one.value:
+                refused.add(one.thing)
+            elif one.kind == "tag" and one.value is None:
+                tags.pop(one.key, None)
+            elif one.kind == "tag":
+                tags[one.key] = one.value
+        last = {one.kind: one for one in taken if one.kind in {"name", "end"}}
+        stays = [one.kind == "open" for one in taken if one.kind in {"end", "open"}]
         return cls(
-            points=frozenset(points),
+            points=frozenset(one.value for one in taken if one.kind == "metric"),
             params=params,
             tags=tags,
-            datasets=frozenset(inputs),
-            artifacts=artifacts,
-            name=last.get("name"),
-            end_time=last.get("end"),
-            left_open=last.get("open", False),
+            datasets=frozenset(one.key for one in taken if one.kind == "input"),
+            artifacts={one.key: one.value for one in taken if one.kind == "artifact"},
+            name=last["name"].value if "name" in last else None,
+            end=last.get("end"),
+            left_open=bool(stays) and stays[-1],
             refused=frozenset(refused),
         )
 
@@ -189,12 +186,11 @@ class Acknowledged:
         return found + self._end(local, expected, run, died)
 
     def _end(self, local: str, expected: Expected, run: KeptRun, died: bool) -> list[str]:
-        ended = [one.key for one in self.said[local] if one.kind == "end"]
         wanted: tuple[str, int | None] = ("RUNNING", None)
-        if expected.end_time is not None:
-            wanted = (ended[-1], expected.end_time)
+        if expected.end is not None and expected.end.value is not None:
+            wanted = (expected.end.key, expected.end.value)
         elif local in self.made and died and not expected.left_open:
-            wanted = ("KILLED", run.end_time)
+            wanted = ("KILLED", run.end_time)  # when it died is known to its journal only
         there = (run.status, run.end_time)
         return [] if there == wanted else [f"ended as {there}, not as {wanted}"]
 

@@ -141,8 +141,8 @@ class Scribe:
         before = self._journal.end
         if self._append(Log(run, tuple(told), said, tagged)):
             for point in told:
-                value = (point.key, point.value, point.timestamp, point.step)
-                self._acknowledged.say(run, "metric", point.key, value)
+                kept = (point.key, point.value, point.timestamp, point.step)
+                self._acknowledged.say(run, "metric", point.key, kept)
         elif self._journal.end == before:
             return
         # Of a full journal points are kept out, and the rest of their record may go in.

@@ -37,7 +37,7 @@ ENOUGH = 20_000
 """Steps in which a store that fails no more has everything, unless something hangs."""
 
 PATIENCE = 31_000
-"""Milliseconds between two steps where nobody logs: what a store failed with counts again by then."""
+"""Milliseconds between two steps, at least, where nobody logs: what a store failed with counts again by then."""
 
 SPARSE: Final = Profile(
     name="sparse",
@@ -184,9 +184,9 @@ class Story:
     def _deliver_all(self, delivery: Delivery) -> None:
         """The store is well again, and the process lives on until it has everything."""
         self._heal()
-        for _ in range(ENOUGH):
-            self._clock.now += PATIENCE
-            if not delivery.step() and delivery.delivered >= self._live.end:
+        for number in range(ENOUGH):
+            self._wait(number)
+            if not self._step(delivery.step) and delivery.delivered >= self._live.end:
                 break
         else:
             raise AssertionError(f"never delivered: {delivery.delivered} of {self._live.end}, {delivery.held}")
@@ -214,10 +214,10 @@ class Story:
             self._heal()
         try:
             recovery = Recovery(journal, self._backend, self._settings)
-            for _ in range(ENOUGH if last else self._chance.randint(1, 300)):
+            for number in range(ENOUGH if last else self._chance.randint(1, 300)):
                 if not last:
                     self._disturb()
-                self._clock.now += PATIENCE
+                self._wait(number)
                 self._step(recovery.step)
                 if recovery.complete:
                     break
@@ -247,6 +247,10 @@ class Story:
         if self.store.dead:  # in a thread of its own, perhaps
             raise Killed
         return more
+
+    def _wait(self, number: int) -> None:
+        """Let time pass before another step; more and more of it, as some things are given up only after a day."""
+        self._clock.now += PATIENCE * (1 + number // 50)
 
     def _disturb(self) -> None:
         """Now and then something is the matter with the store, or somebody deletes a run."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,16 @@ import pytest
 
 from harness.faulty_store import Clock
 from harness.stress import DENSE, SPARSE, Story
+from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.parcel import Parcel
+from tracklayer.journal.progress import Progress
+from tracklayer.journal.recovery import Recovery
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from harness.faulty_store import KeptRun
     from harness.scribe import Profile
 
 FIRST, LAST = map(int, os.environ.get("TRACKLAYER_TEST_SEEDS", "1:10").split(":"))
@@ -42,13 +49,12 @@ def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 @pytest.fixture
 def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """As at the end of a process, where no thread can be started any more."""
-    from tracklayer.journal import flight
 
     def refuse(*anything: object) -> None:
         raise RuntimeError("can't start new thread at interpreter shutdown")
 
-    threads = SimpleNamespace(start_new_thread=refuse, allocate_lock=flight._thread.allocate_lock)
-    monkeypatch.setattr(flight, "_thread", threads)
+    threads = SimpleNamespace(start_new_thread=refuse, allocate_lock=threading.Lock)
+    monkeypatch.setattr(f"{DELIVERY}.flight._thread", threads)
 
 
 @pytest.mark.parametrize("profile", [SPARSE, DENSE], ids=lambda profile: profile.name)
@@ -59,6 +65,97 @@ def test_all_that_was_acknowledged_is_there_once(
     if seed % 2:  # the order of events is the seed's alone, then
         request.getfixturevalue("no_threads")
     assert told(seed, profile, tmp_path, clock) == [], f"seed {seed}, {profile.name}"
+
+
+def spoil_points(run: KeptRun) -> None:
+    run.points.pop()
+
+
+def add_point(run: KeptRun) -> None:
+    run.points.add(("loss", 0.5, 1, 0))
+
+
+def end_otherwise(run: KeptRun) -> None:
+    run.status = "FINISHED" if run.status != "FINISHED" else "KILLED"
+
+
+def change_tag(run: KeptRun) -> None:
+    run.tags["t0"] = "nobody's"
+
+
+def change_param(run: KeptRun) -> None:
+    run.params["p0"] = "nobody's"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "seen"),
+    [
+        (spoil_points, "lost 1 points"),
+        (add_point, "never logged 1 points"),
+        (end_otherwise, "ended as"),
+        (change_tag, "1 tags differ: t0 is"),
+        (change_param, "1 params differ: p0 is"),
+    ],
+)
+def test_the_comparison_sees_what_is_wrong_in_the_store(
+    spoil: Callable[[KeptRun], None], seen: str, tmp_path: Path, clock: Clock, no_threads: None
+) -> None:
+    story = Story(1, SPARSE, tmp_path / "journals", clock)
+    story.tell()
+    assert story.differences() == []
+    run = max(story.store.runs.values(), key=lambda run: len(run.points))
+    spoil(run)
+    assert [seen in text for text in story.differences()] == [True]
+
+
+def test_the_comparison_sees_a_run_that_was_created_twice(tmp_path: Path, clock: Clock, no_threads: None) -> None:
+    story = Story(1, SPARSE, tmp_path / "journals", clock)
+    story.tell()
+    child = min(story.acknowledged.made)
+    story.store.make("twin", story.store.named(child)[0].tags)
+    assert story.differences() == [f"{child} was created 2 times"]
+
+
+def gathered_counts_as_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Delivery, "_gathered_from", lambda delivery: delivery._position)
+
+
+def asked_twice_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Progress, "tried", lambda progress, identifier: False)
+
+
+def an_end_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{DELIVERY}.delivery.BARRIERS", ())
+
+
+def what_comes_back_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Parcel, "came_back", Parcel.arrived)
+
+
+def what_died_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recovery, "_end_what_died", lambda recovery: None)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "profile", "seen"),
+    [
+        (gathered_counts_as_delivered, SPARSE, "lost"),
+        (what_comes_back_is_forgotten, DENSE, "lost"),
+        (asked_twice_is_made_twice, SPARSE, "created 2 times"),
+        (an_end_waits_for_nothing, SPARSE, "ended before"),
+        (what_died_is_not_ended, SPARSE, "ended as ('RUNNING', None), not as ('KILLED'"),
+    ],
+)
+def test_a_mistake_in_delivery_is_seen_by_some_seed(
+    mistake: Callable[[pytest.MonkeyPatch], None],
+    profile: Profile,
+    seen: str,
+    tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mistake(monkeypatch)
+    assert any(seen in text for seed in range(1, 40) for text in told(seed, profile, tmp_path / str(seed), clock))
 
 
 def told(seed: int, profile: Profile, folder: Path, clock: Clock) -> list[str]:
