@@ -56,6 +56,7 @@ class Profile:
         name: what it is called.
         rounds: fewest and most rounds of calls, each with some steps of delivery behind it.
         calls: most calls of a round.
+        limits: bytes that the journal may take, one of these.
         whole: how probably a step sends what does not fill a request, too.
         weights: how often each kind of call is made, against the others.
     """
@@ -63,6 +64,7 @@ class Profile:
     name: str
     rounds: tuple[int, int]
     calls: int
+    limits: tuple[int, ...]
     whole: float
     weights: Mapping[str, float]
 
@@ -135,7 +137,7 @@ class Scribe:
     def _log(self, run: str, *, points: int = 0, params: int = 0, tags: int = 0) -> None:
         steps = range(self._steps[run] + 1, self._steps[run] + points + 1)
         self._steps[run] += points
-        told = [Point(self._spoilt(0.003) or "loss", step / 3, LOGGED + step, step) for step in steps]
+        told = [Point(self._spoilt(0.0005) or "loss", step / 3, LOGGED + step, step) for step in steps]
         said = dict(self._param() for _ in range(params))
         tagged = dict(self._tag() for _ in range(tags))
         before = self._journal.end

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from harness.acknowledged import Acknowledged
 from harness.faulty_store import FaultyStore, Killed, files_of
+from harness.journal import MIB
 from harness.scribe import Profile, Scribe, bad_values
 from tracklayer.backend import Backend
 from tracklayer.exceptions import StoreError
@@ -39,10 +40,17 @@ ENOUGH = 20_000
 PATIENCE = 31_000
 """Milliseconds between two steps, at least, where nobody logs: what a store failed with counts again by then."""
 
+SOME = 60
+"""Steps after which it takes longer."""
+
+HOUR = 3_600_000
+"""In milliseconds."""
+
 SPARSE: Final = Profile(
     name="sparse",
     rounds=(20, 250),
     calls=6,
+    limits=(MIB, 4 * MIB, 64 * MIB),
     whole=0.5,
     weights={
         "points": 30,
@@ -68,6 +76,7 @@ DENSE: Final = Profile(
     name="dense",
     rounds=(10, 40),
     calls=25,
+    limits=(MIB // 4, MIB // 2, MIB, 4 * MIB),
     whole=0.03,
     weights={
         "points": 30,
@@ -83,7 +92,7 @@ DENSE: Final = Profile(
         "link": 0.3,
         "child": 1,
         "artifact": 2,
-        "elsewhere": 2,
+        "elsewhere": 8,
         "many points": 120,
     },
 )
@@ -113,7 +122,7 @@ class Story:
         self.store = FaultyStore(seed, clock, failing=chance.choice((0.0, 0.02, 0.1, 0.3)))
         self.store.on_end = self._look_at_end
         self._backend = Backend(cast("Store", self.store), "memory:")
-        limit = chance.choice((1 << 20, 4 << 20, 64 << 20))
+        limit = chance.choice(profile.limits)
         self._settings = Settings(tracking_uri="http://127.0.0.1:9", journal=str(folder), journal_limit=limit)
         header = Header(1, "http://127.0.0.1:9", "host", os.getpid(), 1)
         self._live = LiveJournal(JournalFolder(folder), header, limit=limit)
@@ -249,8 +258,8 @@ class Story:
         return more
 
     def _wait(self, number: int) -> None:
-        """Let time pass before another step; more and more of it, as some things are given up only after a day."""
-        self._clock.now += PATIENCE * (1 + number // 50)
+        """Let time pass before another step; much of it after some, as there are things that are given up after a day."""
+        self._clock.now += PATIENCE if number < SOME else HOUR
 
     def _disturb(self) -> None:
         """Now and then something is the matter with the store, or somebody deletes a run."""

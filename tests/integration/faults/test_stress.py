@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import Counter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ import pytest
 from harness.faulty_store import Clock
 from harness.stress import DENSE, SPARSE, Story
 from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.flight import Flight
 from tracklayer.journal.parcel import Parcel
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.recovery import Recovery
+from tracklayer.journal.thinning import Thinned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,11 +70,32 @@ def test_all_that_was_acknowledged_is_there_once(
     assert told(seed, profile, tmp_path, clock) == [], f"seed {seed}, {profile.name}"
 
 
-def spoil_points(run: KeptRun) -> None:
+def test_dense_stories_have_requests_under_way_and_are_thinned(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = Counter[str]()
+
+    def count(owner: type, name: str) -> None:
+        function = getattr(owner, name)
+
+        def counted(*arguments: object) -> object:
+            happened[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(Flight, "take_off")
+    count(Thinned, "replace")
+    for seed in range(1, 7):
+        told(seed, DENSE, tmp_path / str(seed), clock)
+    assert min(happened["take_off"], happened["replace"]) > 5, happened
+
+
+def lose_a_point(run: KeptRun) -> None:
     run.points.pop()
 
 
-def add_point(run: KeptRun) -> None:
+def add_a_point(run: KeptRun) -> None:
     run.points.add(("loss", 0.5, 1, 0))
 
 
@@ -90,8 +114,8 @@ def change_param(run: KeptRun) -> None:
 @pytest.mark.parametrize(
     ("spoil", "seen"),
     [
-        (spoil_points, "lost 1 points"),
-        (add_point, "never logged 1 points"),
+        (lose_a_point, "lost 1 points"),
+        (add_a_point, "never logged 1 points"),
         (end_otherwise, "ended as"),
         (change_tag, "1 tags differ: t0 is"),
         (change_param, "1 params differ: p0 is"),
