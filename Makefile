@@ -188,6 +188,13 @@ frameworks: $(FRAMEWORKS)/.distributions ## Models, autologging and callbacks of
 soak: install ## The fault tests for long (an hour or more), and docs/reference/soak.md (ARGS="--kills 200 --points 100000" for less)
 	@exec $(BIN)/python tools/soak.py $(ARGS)
 
+# FIRST:LAST, each in both profiles.
+SEEDS ?= 1:2000
+
+.PHONY: stress
+stress: install ## Delivery against a store in memory that fails and kills, by 2,000 seeds (half an hour; SEEDS=1:100 for less)
+	TRACKLAYER_TEST_SEEDS=$(SEEDS) $(BIN)/pytest -q tests/integration/faults/test_stress.py $(ARGS)
+
 .PHONY: demo
 demo: install ## A model's journey through Airflow, Kubeflow Pipelines and Prefect (KEEP=1 leaves MLflow's pages open)
 	@exec $(BIN)/python -m examples.relay $(if $(KEEP),--keep)
