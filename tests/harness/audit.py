@@ -63,16 +63,25 @@ def runs_of(server: MlflowServer, workflow: str, *, login: str | None = None) ->
         workflow: the workflow; its experiment has its name, and the labels of its runs begin with it.
         login: the header ``Authorization``, if the server wants one.
     """
+    told = _told(server, workflow, login)
+    points = _points(server, list(told))
+    return [_found(server, run, points) for run in told.values()]
+
+
+def count_runs(server: MlflowServer, workflow: str) -> int:
+    """How many runs of a workflow there are, while it may go on: nothing is read that is being written, as artifacts are."""
+    return len(_told(server, workflow, None))
+
+
+def _told(server: MlflowServer, workflow: str, login: str | None) -> dict[str, Any]:
     experiments = _ask(server, "experiments/search", {"max_results": 10_000}, login)["experiments"]
     everywhere = [one["experiment_id"] for one in experiments]
     own = [one["experiment_id"] for one in experiments if one["name"] == workflow]
-    told = {
+    return {
         run["info"]["run_id"]: run
         for where, text in ((everywhere, f"tags.`{LABEL}` LIKE '{workflow}/%'"), (own, ""))
         for run in (_search(server, where, text, login) if where else ())
     }
-    points = _points(server, list(told))
-    return [_found(server, run, points) for run in told.values()]
 
 
 def _search(server: MlflowServer, experiments: list[str], filter_text: str, login: str | None) -> Iterator[Any]:

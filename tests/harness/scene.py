@@ -130,7 +130,8 @@ class Scene:
             assert ended.code == 0, told[-4000:]
             if not self.left():
                 return
-        assert self.left() == [], told[-4000:]
+        refused = [path.read_text() for path in self.journal.glob("*/refused.jsonl")]
+        assert self.left() == [], "\n".join([told[-4000:], *refused])
 
     def deliver_and_be_killed(self, times: int, dice: random.Random) -> int:
         """Kill ``tracklayer flush`` at random moments, two side by side; how many were through before.

@@ -59,7 +59,7 @@ def test_a_disk_that_fills_while_the_server_is_away(
             task.go("train-0")
             task.at("evaluate-3")
         # It came back before the end: else what no disk took is lost with the process, as the page of promises says.
-        wait_for(lambda: len(audit.runs_of(victim, stage.workflow)) > 10, 60, "delivery from memory")
+        wait_for(lambda: audit.count_runs(victim, stage.workflow) > 10, 60, "delivery from memory")
         task.go("evaluate-3")
         stage.ends_as_untracked(task)
         stage.deliver()
