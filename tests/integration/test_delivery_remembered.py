@@ -27,7 +27,6 @@ from tracklayer.settings import Settings
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
-    from tracklayer.context import Status
     from tracklayer.journal.operations import Operation
     from tracklayer.store import Run
 
@@ -201,28 +200,3 @@ def test_a_run_that_its_process_has_begun_again_is_ended_with_it(
     journal.close(remove=False)
     taken_over(settings, backend, beginning=not much)
     assert runs_of(backend, name)[opening.name].status == "KILLED"
-
-
-@pytest.mark.parametrize("before", ["FINISHED", "RUNNING"])
-def test_a_run_of_another_process_is_ended_with_the_one_that_opened_it_again(
-    settings: Settings, backend: Backend, before: Status
-) -> None:
-    """As by ``mlflow.start_run(run_id=…)``. One that was open has somebody else at work with it, and stays open."""
-    experiment = backend.store.create_experiment(f"reopened-{uuid.uuid4().hex[:12]}", {})
-    ours, ended = (
-        backend.store.create_run(experiment, name=name, start_time=1_700_000_000_000, tags={}).run_id
-        for name in ("ours", "ended")
-    )
-    for run_id in (ours, ended):
-        backend.store.update_run(run_id, status=before, end_time=1_700_000_001_000)
-    journal = open_journal(settings, Header(1, backend.store.uri, "test", os.getpid(), 1_700_000_002_000))
-    for run_id in (ours, ended):
-        journal.append(End(run_id, "RUNNING", None))
-    delivery = Delivery(journal, backend, settings, recovering=False)
-    while delivery.step():
-        pass
-    journal.append(End(ended, "FINISHED", 1_700_000_003_000))
-    journal.close(remove=False)
-    taken_over(settings, backend)
-    assert backend.store.get_run(ours).status == ("RUNNING" if before == "RUNNING" else "KILLED")
-    assert backend.store.get_run(ended).status == "FINISHED"
