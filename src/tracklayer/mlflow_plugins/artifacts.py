@@ -152,7 +152,10 @@ class ArtifactCalls:
 
     def _readable(self, kept: Kept) -> bool:
         """True if the storage has everything, and is there as far as one knows."""
-        return kept.settle() and not (self._by_server and kept.recorder.away)
+        if not kept.settle():
+            return False
+        kept.others_wait()
+        return not (self._by_server and kept.recorder.away)
 
     def _not_readable(self) -> list[FileInfo]:
         refuse_to_ask(f"The artifacts at {self.artifact_uri}")

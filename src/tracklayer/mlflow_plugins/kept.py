@@ -105,11 +105,13 @@ class Kept:
         """
         if time.monotonic() < self._not_before or (by_server and self.recorder.away):
             return False
-        if not self.settle():
-            return False
-        if self.recorder.waits(self.owner):  # what tracklayer's own calls have kept
+        return self.settle() and not self.others_wait()
+
+    def others_wait(self) -> bool:
+        """True if something of it waits that tracklayer's own calls have kept, although that was waited for."""
+        if self.recorder.waits(self.owner):
             self.recorder.flush()
-        return not self.recorder.waits(self.owner)
+        return self.recorder.waits(self.owner)
 
     def failed(self) -> None:
         """The store was not reached: for a moment it is not tried again."""
