@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import threading
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from harness.journal import MIB, NOON, everything, header, point, steps
+from tracklayer.exceptions import StoreUnavailable
 from tracklayer.journal import thinning
+from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.inspection import inspect
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import Artifact, DeleteTag, End, GivenOut, Gone, Log, Point
+from tracklayer.journal.operations import Artifact, DeleteTag, End, GivenOut, Gone, Log, Point, Rename
 from tracklayer.journal.record import Damage, Record, pack, scan, unpack
 from tracklayer.journal.segments import FileSegment, load, read
+from tracklayer.provisional import provisional_id
+from tracklayer.settings import Settings
+from tracklayer.store import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tracklayer.journal.operations import Operation
+    from tracklayer.store import Metric
 
 LIMIT = 2 * MIB
 WAITING = frozenset({"w", "files:w"})
@@ -148,6 +157,135 @@ def test_whoever_delivers_it_later_finds_it_sound(journal: LiveJournal, caplog: 
     assert left.end == end
     left.close(remove=True)
     assert caplog.records == []
+
+
+class Elsewhere:
+    """A server to which another machine delivers a run, sooner or later."""
+
+    uri = "http://127.0.0.1:5000"
+
+    def __init__(self) -> None:
+        self.there = False
+        self.steps: set[int] = set()
+        self.names: list[str] = []
+
+    def log_batch(self, run_id: str, *, metrics: Sequence[Metric] = (), params: Any = None, tags: Any = None) -> None:
+        self.steps.update(metric.step for metric in metrics)
+
+    def update_run(self, run_id: str, *, name: str) -> None:
+        assert run_id == "there"
+        self.names.append(name)
+
+    def search_runs(self, *asked: Any, **more: Any) -> list[Run]:
+        told: dict[str, Any] = {"status": "RUNNING", "start_time": 1, "end_time": None, "artifact_uri": "x"}
+        return [Run(run_id="there", experiment_id="0", name="", **told)] if self.there else []
+
+
+def test_a_journal_that_is_thinned_while_what_waited_is_delivered_is_not_taken_for_damaged(
+    journal: LiveJournal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tracklayer.journal.holding.HELD", (0.0, 0.0))
+    read_at_once = journal.read
+    monkeypatch.setattr(journal, "read", lambda position: read_at_once(position, 20_000))  # windows end within segments
+    store, waiting = Elsewhere(), provisional_id()
+    delivery = Delivery(journal, cast("Any", SimpleNamespace(store=store)), Settings(), recovering=False)
+    own, other = itertools.count(), itertools.count()
+
+    def log(size: float) -> None:
+        until = journal.end + size * LIMIT
+        while journal.end < until:
+            for _ in range(500):
+                journal.append(point(next(own), "a"))
+            journal.append(Rename(waiting, str(next(other))))
+
+    log(0.45)
+    while not delivery.held or delivery.unread:
+        delivery.step()
+    store.there = True
+    before = delivery.delivered
+    while delivery._retrying is None or delivery._retrying[1] <= before:  # a window of what waited is delivered
+        delivery.step()
+    log(0.15)  # meanwhile somebody goes on logging, until the journal is thinned
+    while delivery.step() or delivery.delivered < journal.end:
+        pass
+    assert store.steps == set(range(next(own)))
+    assert store.names == [str(number) for number in range(next(other))]
+    assert caplog.records == []
+
+
+def test_what_waits_once_more_costs_no_second_reading_of_all_that_is_behind_it(
+    journal: LiveJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracklayer.journal.holding.HELD", (0.0, 0.0))
+    reads: list[int] = []
+    read_at_once = journal.read
+
+    def read_few(position: int) -> list[Record]:
+        reads.append(position)
+        return read_at_once(position, 1_000)
+
+    class Failing(Elsewhere):
+        """It fails with each new name, and serves all others."""
+
+        def update_run(self, run_id: str, *, name: str) -> None:
+            raise StoreUnavailable("not that")
+
+        def ping(self) -> None:
+            pass
+
+    monkeypatch.setattr(journal, "read", read_few)
+    delivery = Delivery(journal, cast("Any", SimpleNamespace(store=Failing())), Settings(), recovering=False)
+    journal.append(Rename("0" * 32, "new"))
+    for step in range(1_000):
+        journal.append(point(step))
+    while delivery.unread or not delivery.held:
+        with contextlib.suppress(StoreUnavailable):
+            delivery.step()
+    delivery.send()
+    reads.clear()
+    for _ in range(3):
+        delivery.step()
+    assert len(reads) == 3
+    assert len(set(reads)) == 1, "it begins anew each time"
+    assert list(delivery.held) == ["0" * 32]
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["its own process", "whoever delivers it later"])
+def test_who_reads_on_from_the_middle_of_a_hole_is_told_of_no_damage(
+    journal: LiveJournal, left: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A retry had come so far, a window at a time, when that was taken out; or the disk took no later position of `progress`."""
+    fill(journal, 0.6)
+    end, position = journal.end, journal.read(0, 30_000)[-1].next
+    before = everything(journal, position)
+    journal.thin(end, WAITING)
+    reader: LiveJournal | LeftJournal = journal
+    if left:
+        journal.close(remove=False)
+        taken_over = LeftJournal.take(place(journal))
+        assert taken_over is not None
+        reader = taken_over
+    found = everything(reader, position)
+    assert len(found) < len(before) / 10, "it was in a hole"
+    assert of("w", found) == of("w", before)
+    assert caplog.records == []
+    if isinstance(reader, LeftJournal):
+        reader.close(remove=True)
+
+
+def test_of_what_is_damaged_behind_a_hole_somebody_is_told(
+    journal: LiveJournal, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(journal, 0.6)
+    end, position = journal.end, journal.read(0, 30_000)[-1].next
+    journal.thin(end, WAITING)
+    [behind, after, *_] = journal.read(position)
+    segment = [segment for segment in load(place(journal)) if segment.start <= behind.position][-1]
+    with segment.path.open("r+b") as file:
+        file.seek(behind.position - segment.start + 20)
+        file.write(b"\xff")
+    assert journal.read(position)[0] == after
+    assert f"{after.position - behind.position} bytes are passed over" in caplog.text
 
 
 def test_a_thread_that_logs_meanwhile_loses_nothing(journal: LiveJournal) -> None:

@@ -442,7 +442,7 @@ class Delivery:
             position = record.next
             self._retrying = due, position
             self._send_full()
-        if position >= self._position or not records:
+        if position >= self._position or not records or not due:  # those that are held once more wait for the next time
             self._release(due)
         return True
 

@@ -13,6 +13,7 @@ from tracklayer.journal.operations import Artifact
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.segments import header_of, last_record, load, read
+from tracklayer.journal.thinning import damaged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,9 +88,8 @@ class LeftJournal:
     def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Records from `position` on: about `limit` bytes of them, but at least one; empty if there is none."""
         records = read(self._segments, position, self.end, limit)
-        expected = max(position, self._segments[0].start)
-        if expected < (found := records[0].position if records else self.end):
-            log.warning("the journal in %s is damaged: %d bytes are passed over", self.path, found - expected)
+        if lost := damaged(self._segments, position, records[0].position if records else self.end):
+            log.warning("the journal in %s is damaged: %d bytes are passed over", self.path, lost)
         for record in records:
             if isinstance(record.operation, Artifact):
                 kept = record.operation

@@ -28,7 +28,7 @@ from tracklayer.journal.progress import Progress
 from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.record import pack
 from tracklayer.journal.segments import FileSegment, MemorySegment, read
-from tracklayer.journal.thinning import Rounds, Thinned, holes
+from tracklayer.journal.thinning import Rounds, Thinned, damaged, holes
 from tracklayer.journal.unwritten import Unwritten
 
 if TYPE_CHECKING:
@@ -207,9 +207,8 @@ class LiveJournal:
         with self._lock:
             segments, end = self._chain.segments, self._chain.end
         records = read(segments, position, end, limit)
-        expected = max(position, segments[0].start)
-        if expected < (found := records[0].position if records else end):
-            log.warning("the journal %s is damaged: %d bytes are passed over", self.path, found - expected)
+        if lost := damaged(segments, position, records[0].position if records else end):
+            log.warning("the journal %s is damaged: %d bytes are passed over", self.path, lost)
         return records
 
     def look(self) -> bool:

@@ -13,6 +13,7 @@ from the first on, so that of the artifacts of a run those are left that were lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from tracklayer.journal.lanes import lane_of
 from tracklayer.journal.operations import Artifact, Gone, Log
 from tracklayer.journal.readable import WINDOW
 from tracklayer.journal.record import pack
-from tracklayer.journal.segments import FileSegment, read
+from tracklayer.journal.segments import FileSegment, read, stop_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tracklayer.journal.record import Record
+    from tracklayer.journal.segments import Segment
 
 LEAST: Final = 8192
 """Bytes that a hole has at least, unless an artifact is taken out: file systems give back whole blocks."""
@@ -112,6 +114,34 @@ def _can_go(record: Record, before: int, waiting: frozenset[str]) -> bool:
     if isinstance(operation, Log):
         return bool(operation.points) and not (operation.params or operation.tags)
     return isinstance(operation, Artifact)
+
+
+def damaged(segments: Sequence[Segment], position: int, found: int) -> int:
+    """How many bytes are passed over by whoever reads from one position on and finds the next record at another one.
+
+    Not those of a hole in the middle of which the first position is: somebody was there, or knew of it, before that was
+    made. Records that are gone are not missing.
+
+    Args:
+        segments: in order.
+        position: where a record began.
+        found: where one was found.
+
+    Raises:
+        OSError: a segment cannot be read.
+    """
+    expected = max(position, segments[0].start)
+    if found <= expected:
+        return 0
+    for index, segment in enumerate(segments):
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+            begin, stop = segment.start, stop_of(segments, index)
+            while begin < expected < stop and (records := read((segment,), begin, stop, WINDOW)):
+                for record in records:
+                    if type(record.operation) is Gone and record.position < expected < record.next:
+                        return max(0, found - record.next)
+                begin = records[-1].next
+    return found - expected
 
 
 class Thinned:
