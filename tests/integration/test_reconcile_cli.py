@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from harness.process import Program, free_port, wait_for
 from harness.story import Author
 from tracklayer.cli import main
 from tracklayer.cli.reconcile import SOMETHING_TO_DO
+from tracklayer.cli.watching import STOPPING, repeated
 from tracklayer.reconcile.findings import KINDS
 from tracklayer.store.opening import open_store
 
@@ -136,14 +139,64 @@ def test_an_orchestrator_that_cannot_be_asked_is_said_once(
     assert "Left alone: 4" in told.out
 
 
+def watching(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from tracklayer.cli import main; main()", "reconcile", "--watch", *arguments]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where the plugin is
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_watching_ends_in_order_when_it_is_told_to(story: Story, number: signal.Signals) -> None:
+    """By a container's runtime or systemd, or by whoever sits there; the exit code is that of the last round."""
+    mine = ("--experiment", story.experiment, "--interval", "1h", "--format", "json")
+    for applied, code in ((False, SOMETHING_TO_DO), (True, 0)):
+        program = watching(*mine, *(["--apply"] if applied else []))
+        try:
+            assert program.stdout is not None
+            findings = json.loads(program.stdout.readline())["findings"]
+            program.send_signal(number)
+            rest, told = program.communicate(timeout=60)
+        finally:
+            program.kill()
+        assert [finding["changed"] for finding in findings] == [applied]
+        assert (program.returncode, rest, told) == (code, "", "")
+
+
+def test_watching_is_told_to_end_while_the_server_is_away(story: Story) -> None:
+    program = watching("--tracking-uri", f"http://127.0.0.1:{free_port()}", "--interval", "1h")
+    try:
+        assert program.stderr is not None
+        assert "trying again in 3600 s" in program.stderr.readline()
+        program.send_signal(signal.SIGTERM)
+        program.communicate(timeout=60)
+    finally:
+        program.kill()
+    assert program.returncode == 1
+
+
+def test_who_insists_need_not_wait_for_the_end_of_a_round() -> None:
+    def once() -> None:
+        signal.raise_signal(signal.SIGINT)
+        rounds.append("told once")
+        signal.raise_signal(signal.SIGINT)
+        rounds.append("told twice")
+
+    rounds: list[str] = []
+    before = [signal.getsignal(number) for number in STOPPING]
+    with pytest.raises(KeyboardInterrupt):
+        repeated(once, 3600.0)
+    assert rounds == ["told once"]
+    assert [signal.getsignal(number) for number in STOPPING] == before
+
+
 def test_watching_does_it_again_and_survives_a_server_that_is_away(story: Story, tmp_path: Path) -> None:
-    def watching(name: str, *arguments: str) -> Program:
+    def logged(name: str, *arguments: str) -> Program:
         told = [*arguments, "--watch", "--interval", "0.2", "--format", "json"]
         command = [sys.executable, "-c", "from tracklayer.cli import main; main()", "reconcile", *told]
         environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}  # where the plugin is
         return Program(command, log=tmp_path / name, environ=environ)
 
-    program = watching("log", "--experiment", story.experiment, "--apply")
+    program = logged("log", "--experiment", story.experiment, "--apply")
     try:
         wait_for(lambda: story.status(story.stage) == "KILLED", 60, "end of the stage run", program)
         story.store.update_run(story.stage.run_id, status="RUNNING")
@@ -153,7 +206,7 @@ def test_watching_does_it_again_and_survives_a_server_that_is_away(story: Story,
     rounds = [json.loads(line) for line in program.output(1_000_000).splitlines() if line.endswith("}")]
     assert sum(len(told["findings"]) for told in rounds) >= 2
 
-    program = watching("away", "--tracking-uri", f"http://127.0.0.1:{free_port()}")
+    program = logged("away", "--tracking-uri", f"http://127.0.0.1:{free_port()}")
     try:
         wait_for(lambda: program.output().count("trying again") >= 2, 60, "second round", program)
     finally:

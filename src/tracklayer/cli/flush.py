@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -15,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from tracklayer.cli import terminal as terminals
 from tracklayer.cli.duration import seconds
 from tracklayer.cli.tracking import PATIENCE, read_settings
+from tracklayer.cli.watching import repeated
 from tracklayer.exceptions import StoreError
 
 if TYPE_CHECKING:
@@ -73,12 +72,7 @@ def flush(
     pause = seconds(interval)
     settings = read_settings(tracking_uri)
     flusher = Flusher(terminal, settings, source=source, only_here=tracking_uri is not None)
-    stop = threading.Event()
-    with _stopped_by_signals(stop) if watch else contextlib.nullcontext():
-        while True:
-            outcome = flusher.round(quiet=watch)
-            if not watch or stop.wait(pause):
-                break
+    outcome = repeated(lambda: flusher.round(quiet=True), pause) if watch else flusher.round(quiet=False)
     if outcome.left:
         raise typer.Exit(LEFT)
     if outcome.refused:
@@ -269,14 +263,3 @@ def _summary(outcome: Outcome) -> str:
     if outcome.refused:
         parts.append(f"{outcome.refused} values refused (tracklayer doctor shows them)")
     return ", ".join(parts) + "."
-
-
-@contextlib.contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """End between two rounds, in order, when asked to."""
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

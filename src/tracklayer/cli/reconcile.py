@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -19,6 +18,7 @@ from rich.text import Text
 from tracklayer.cli import terminal as terminals
 from tracklayer.cli.duration import seconds
 from tracklayer.cli.tracking import open_backend, read_settings
+from tracklayer.cli.watching import repeated
 from tracklayer.exceptions import StoreError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 SOMETHING_TO_DO: Final = 3
 """Exit code of a dry run that found something to repair."""
+
+NOT_DONE: Final = 1
+"""Exit code: something could not be done."""
 
 SHOWN: Final = 50
 """So many findings of a kind are listed in the text; JSON has them all."""
@@ -65,7 +68,9 @@ def reconcile(
     apply: Annotated[
         bool, typer.Option("--apply", help="Change what was found; without it nothing is changed.")
     ] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Do it again and again, until it is interrupted.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Do it again and again, until it is interrupted (SIGINT, SIGTERM).")
+    ] = False,
     interval: Annotated[
         str, typer.Option("--interval", help="With --watch: the pause between two rounds (90s, 5m, 1h).")
     ] = "5m",
@@ -101,8 +106,9 @@ def reconcile(
     and never resolved. Orchestrators are asked through their plugins, so run it where they can be reached.
 
     Changes nothing unless told to --apply. Exit code 0: there is nothing to do, or all of it was done; 3: there is
-    something to do; 1: something could not be done. It can be repeated at will, also beside running pipelines. Runs
-    that tracklayer did not make are never touched, nor those of which nobody can say what has become of them.
+    something to do; 1: something could not be done. With --watch: that of the last round. It can be repeated at will,
+    also beside running pipelines. Runs that tracklayer did not make are never touched, nor those of which nobody can
+    say what has become of them.
     """
     from tracklayer.reconcile import Scope
 
@@ -115,20 +121,17 @@ def reconcile(
         older_than=None if older_than is None else _age(older_than),
     )
     pause = _age(interval).total_seconds()
-    if not watch:
-        code = _round(terminal, scope, tracking_uri, form, apply=apply)
-        if code:
-            raise typer.Exit(code)
-        return
-    while True:
+
+    def watched() -> int:
         try:
-            _round(terminal, scope, tracking_uri, form, apply=apply, watched=True)
+            return _round(terminal, scope, tracking_uri, form, apply=apply, watched=True)
         except StoreError as error:
             terminal.error(f"{error}; trying again in {pause:g} s")
-        try:
-            time.sleep(pause)
-        except KeyboardInterrupt:
-            return
+            return NOT_DONE
+
+    code = repeated(watched, pause) if watch else _round(terminal, scope, tracking_uri, form, apply=apply)
+    if code:
+        raise typer.Exit(code)
 
 
 def _round(
@@ -152,7 +155,7 @@ def _round(
         if done is None:
             return SOMETHING_TO_DO if findings.found else 0
         if any(item.error for item in done):
-            code = 1
+            code = NOT_DONE
         if not findings.more or not any(item.changed for item in done):
             return code
 
