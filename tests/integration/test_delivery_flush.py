@@ -28,6 +28,7 @@ from tracklayer.journal.carrying import SUFFIX, CarryingError, carried, fetched,
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.operations import Artifact, End, Log, Point
 from tracklayer.journal.recorder import Recorder
+from tracklayer.provisional import provisional_id
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
@@ -258,8 +259,7 @@ def test_a_journal_is_carried_away_and_delivered_from_there(
         assert left(settings) == []
         (packed,) = place.iterdir()
         assert packed.name.endswith(SUFFIX)
-        if kind != "fsspec":
-            assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+        assert stat.S_IMODE(packed.stat().st_mode) == 0o600
         done = flush(settings, "--from", url, uri=proxy.uri)
         assert done.returncode == 1
         assert "cannot reach the MLflow server" in done.stderr
@@ -274,6 +274,40 @@ def test_a_journal_is_carried_away_and_delivered_from_there(
     backend = open_backend(settings)
     assert backend
     assert backend.store.read_artifact(found["train"], "notes/a.txt") == b"hello"
+
+
+@pytest.mark.parametrize("kind", ["path", "fsspec"])
+def test_what_is_found_out_about_a_carried_journal_that_stays_is_put_back_with_it(
+    settings: Settings, proxy: RecordingProxy, name: str, tmp_path: Path, kind: str
+) -> None:
+    """Nothing of it counts as delivered: its first run waits for another machine. One of the others knows of a refusal."""
+    place = tmp_path / "bucket"
+    url = f"simplecache::file://{place}" if kind == "fsspec" else str(place)
+    if kind == "fsspec":
+        pytest.importorskip("fsspec")
+    backend = open_backend(settings)
+    assert backend
+    run = backend.store.create_run(backend.store.create_experiment(name, {}), name="train", start_time=1, tags={})
+    backend.store.log_batch(run.run_id, params={"lr": "0.1"})
+    with proxy.refused():
+        recorder = Recorder(backend, carrying(settings, url))
+        recorder.append(Log(provisional_id(), (Point("loss", 1.0, 1),)))
+        recorder.append(Log(run.run_id, params={"lr": "0.2"}))
+        assert not recorder.close(carry=url)
+
+    def attempt() -> list[str]:
+        """The values of the tag that is set meanwhile."""
+        assert flush(settings, "--from", url, uri=proxy.uri).returncode == 1
+        [packed] = place.iterdir()
+        assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+        tags = [tag for request in proxy.of("runs/log-batch") for tag in request.json.get("tags", [])]
+        proxy.forget()
+        return [tag["value"] for tag in tags if tag["key"] == "tracklayer.refused"]
+
+    proxy.answer(503, path="runs/log-batch", times=100)
+    assert attempt() == []  # this far it has come once and for all
+    assert attempt() == ["1: param lr: the run has it as '0.1'"]
+    assert attempt() == []
 
 
 @pytest.mark.parametrize("kind", ["path", "fsspec"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tracklayer.exceptions import AccessDenied, StoreError, StoreUnavailable
+from tracklayer.exceptions import AccessDenied, NotFound, StoreError, StoreUnavailable
 from tracklayer.journal import isolation
 from tracklayer.journal.dead_letters import DeadLetters
 from tracklayer.journal.isolation import FAILURES, LONG, WITNESS_TAG, Isolation, Suspects
@@ -171,3 +171,28 @@ def test_a_run_that_cannot_be_told_is_told_later(error: type[StoreError]) -> Non
     store.bad.clear()
     letters.tell_all()
     assert store.tags == {"tracklayer.refused": "1: artifact a.txt: no"}
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["added to", "written anew"])
+@pytest.mark.parametrize("error", [None, NotFound], ids=["told", "not there any more"])
+def test_a_run_that_knows_is_not_told_again_by_each_who_tries_what_is_left(
+    tmp_path: Path, error: type[StoreError] | None, anew: bool
+) -> None:
+    store = Failing(*(["tracklayer.refused"] if error else []), error=error or StoreUnavailable)
+
+    def attempt(*keys: str) -> int:
+        """What another process asks the server that delivers the journal, and finds that these are refused."""
+        before, progress = store.requests, Progress(tmp_path)
+        letters = DeadLetters(cast("Store", store), progress)
+        letters.keep("r", [Refusal(kind="param", key=key, value="1", reason="no") for key in keys])
+        letters.tell_all()
+        if anew:
+            progress.move_to(tmp_path)
+        progress.close()
+        return store.requests - before
+
+    assert attempt("p") > 0
+    assert [attempt(), attempt(), attempt("p")] == [0, 0, 0]
+    assert attempt("p", "q") > 0, "it does not know of that"
+    assert attempt() == 0
+    assert store.tags == ({} if error else {"tracklayer.refused": "2: param p: no; param q: no"})

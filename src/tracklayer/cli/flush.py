@@ -171,9 +171,8 @@ class Flusher:
                         # It came from outside: credentials go to no server but the one that this machine trusts.
                         journal.close(remove=False)
                         return give_up(f"{name} is for {uri}: deliver it with --tracking-uri")
-                    before = journal.progress.delivered
                     fate.delivered = self._deliver(journal, outcome)
-                    fate.changed = journal.progress.delivered > before
+                    fate.changed = journal.progress.changed
                     return fate.delivered
             except StoreError as error:
                 return give_up(str(error))

@@ -127,10 +127,14 @@ class RemoteShelf:
 
     def put(self, name: str, source: Path) -> None:
         """Copy a local file to it. Object stores show it when it is whole; elsewhere it gets its name last."""
-        with contextlib.suppress(Exception):  # object stores have no folders
-            self._files.makedirs(self._root, exist_ok=True)
         part = f"{self._root}/.{secrets.token_hex(8)}.part"
-        self._files.put_file(str(source), part)
+        before = os.umask(0o077)  # it may be a folder of this machine all the same (``simplecache::file://``)
+        try:
+            with contextlib.suppress(Exception):  # object stores have no folders
+                self._files.makedirs(self._root, exist_ok=True)
+            self._files.put_file(str(source), part)
+        finally:
+            os.umask(before)
         self._files.mv(part, f"{self._root}/{name}")
 
     def get(self, name: str, target: Path) -> None:
@@ -358,7 +362,8 @@ class Fetched:
 
     Attributes:
         delivered: True if nothing of it is left.
-        changed: True if a part of it is delivered.
+        changed: True if a part of it is delivered, or something was found out about the rest: how often the server failed
+            with it, what the server calls its runs.
     """
 
     delivered = False

@@ -9,6 +9,7 @@ from tracklayer.ending import REAL_END_TAG
 from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavailable
 from tracklayer.journal.isolation import WITNESS_TAG
 from tracklayer.journal.lanes import MODEL
+from tracklayer.journal.notes import Told
 from tracklayer.journal.operations import (
     Artifact,
     Begin,
@@ -50,15 +51,18 @@ TOLD: Final = 10
 class DeadLetters:
     """Keeps what was refused in the journal's file of refused values, and tells each run how many and why.
 
-    A run that could not be told is told later: see `tell`. So is one of which an earlier delivery has kept something:
-    nobody knows whether that lived to tell it.
+    A run that could not be told is told later: see `tell`. So is one of which an earlier delivery has kept something
+    and did not note that it had told it. Once is enough: a journal in which something waits is tried again and again.
     """
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self._store = store
         self._progress = progress
         self._told: dict[str, list[str]] = {}
-        self._untold = {run for run in progress.refused_runs if _can_be_told(run)}
+        told = progress.remembered.told
+        self._untold = {
+            run for run in progress.refused_runs if _can_be_told(run) and told.get(run, 0) < progress.refused_of(run)
+        }
 
     def keep(self, run: str, refusals: Sequence[Refusal], *, tell: bool = True) -> None:
         """Keep what was refused of a run.
@@ -107,6 +111,7 @@ class DeadLetters:
         except StoreError as error:
             log.info("run %s was not told what was refused: %s", run, error)
         self._untold.discard(run)
+        self._progress.remember(Told(run, count))
 
     def _reasons(self, run: str) -> list[str]:
         """What is told of a run; another process may have kept some of it."""

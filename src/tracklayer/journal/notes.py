@@ -61,7 +61,14 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     key: str
 
 
-Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Closed
+class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
+    """The run or model of this id knows that so many of its values were refused, or cannot be told any more."""
+
+    id: str
+    count: int
+
+
+Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Closed | Told
 
 
 class Remembered:
@@ -71,6 +78,7 @@ class Remembered:
         begun: by local ids, what is to be remembered of runs.
         ended: local ids of runs that were ended, or left open on purpose, and not opened again.
         closed: keys of workflow runs that were ended.
+        told: by the server's ids, of how many refused values runs and models know.
     """
 
     def __init__(self) -> None:
@@ -78,8 +86,9 @@ class Remembered:
         self.begun: dict[str, Begun] = {}
         self.ended: set[str] = set()
         self.closed: set[str] = set()
+        self.told: dict[str, int] = {}
 
-    def take(self, note: Begun | Ended | Closed) -> bool:
+    def take(self, note: Begun | Ended | Closed | Told) -> bool:
         """Remember it; False if it says nothing new."""
         if isinstance(note, Begun):
             fresh = self.begun.get(note.id) != note
@@ -87,6 +96,9 @@ class Remembered:
         elif isinstance(note, Closed):
             fresh = note.key not in self.closed
             self.closed.add(note.key)
+        elif isinstance(note, Told):
+            fresh = self.told.get(note.id) != note.count
+            self.told[note.id] = note.count
         elif note.again:
             fresh = note.id in self.ended
             self.ended.discard(note.id)
@@ -97,4 +109,5 @@ class Remembered:
 
     def notes(self) -> list[Note]:
         """All of it, in as few notes as it takes."""
-        return [*self.begun.values(), *map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed))]
+        ends = [*map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed))]
+        return [*self.begun.values(), *ends, *(Told(run, count) for run, count in self.told.items())]

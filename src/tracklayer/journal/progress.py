@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tracklayer.journal.disk import sync, sync_folder, write_whole
-from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Trying
+from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Told, Trying
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.record import decoder, frames, pack
 from tracklayer.journal.refusals import Refusal, Refusals
@@ -46,6 +46,7 @@ class Progress:
         names: what the server called the runs, by their local ids.
         models: the same for models.
         remembered: what is asked for only when the journal is taken over.
+        changed: whether anything was noted since it was read.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Progress:
             on_advance: told the new position after it was written down.
         """
         self.delivered = 0
+        self.changed = False
         self._names: dict[str, Named] = {}
         self._models: dict[str, NamedModel] = {}
         self._trying: set[str] = set()
@@ -126,7 +128,7 @@ class Progress:
         with self._lock:
             self._note(named)
 
-    def remember(self, note: Begun | Ended | Closed) -> None:
+    def remember(self, note: Begun | Ended | Closed | Told) -> None:
         """What a record says that is delivered, and may be removed by now. Told again it is not written again."""
         with self._lock:
             if self.remembered.take(note):
@@ -136,7 +138,7 @@ class Progress:
         """Keep a value that the server refused for good. The same one, told again, is kept once."""
         refusal = Refusal(time.time_ns() // 1_000_000, kind, run, key, value, reason)
         with self._lock:
-            self._refusals.add(refusal)
+            self.changed = self._refusals.add(refusal) or self.changed
 
     def refused_of(self, run: str) -> int:
         """How many values were refused of a run, by whoever delivered this journal."""
@@ -216,6 +218,7 @@ class Progress:
             self.remembered.take(note)
 
     def _note(self, note: Note) -> None:
+        self.changed = True
         self._take(note)
         if self._folder is None or not self._writable:
             return

@@ -94,9 +94,10 @@ class Refusals:
         if folder is not None and writable and _is_torn(folder / NAME):
             self._waiting.append(b"\n")
 
-    def add(self, refusal: Refusal) -> None:
-        """Keep it. The same one, told again, is kept once; where no line can be written, it is written later."""
-        if self._is_new(refusal):
+    def add(self, refusal: Refusal) -> bool:
+        """Keep it; False if that was done before. Where no line can be written, it is written later."""
+        fresh = self._is_new(refusal)
+        if fresh:
             if len(self._waiting) < _HELD and self._size < LIMIT:
                 self._append(msgspec.structs.replace(refusal, reason=refusal.reason[:_REASON]))
             else:
@@ -104,6 +105,7 @@ class Refusals:
                 if self._beyond >= _COUNTED:
                     self._count_beyond()
             self._write()
+        return fresh
 
     def _append(self, refusal: Refusal) -> None:
         line = msgspec.json.encode(refusal) + b"\n"
