@@ -6,7 +6,6 @@ import itertools
 import os
 import random
 import signal
-import stat
 import threading
 from typing import TYPE_CHECKING
 
@@ -38,11 +37,6 @@ def fill(journal: LiveJournal, operation: Operation) -> tuple[int, str]:
         except JournalFull as error:
             return count, str(error)
     raise AssertionError
-
-
-def modes(folder: Path) -> set[tuple[bool, int]]:
-    found = (path.stat(follow_symlinks=False).st_mode for path in (folder, *folder.rglob("*")))
-    return {(stat.S_ISDIR(mode), stat.S_IMODE(mode)) for mode in found}
 
 
 @pytest.fixture
@@ -205,41 +199,6 @@ class TestAppending:
             [first, *_] = journal.read(int(name.removesuffix(".seg")))
             assert first.operation == HEADER
         assert everything(journal) == [point(step) for step in range(1500)]
-        journal.close(remove=True)
-
-    def test_a_durable_journal_has_every_append_on_the_disk_before_it_returns(
-        self, folder: JournalFolder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        synced: dict[tuple[int, int], int] = {}
-
-        def fdatasync(descriptor: int) -> None:
-            found = os.fstat(descriptor)
-            really(descriptor)
-            synced[found.st_dev, found.st_ino] = found.st_size
-
-        really = os.fdatasync
-        monkeypatch.setattr("os.fdatasync", fdatasync)
-        journal = LiveJournal(folder, HEADER, limit=16 * 4096, durable=True)
-        assert journal.path is not None
-        for step in range(150):
-            journal.append(point(step))
-            last = max(journal.path.glob("*.seg")).stat()
-            assert synced[last.st_dev, last.st_ino] == last.st_size
-        journal.close(remove=True)
-
-    def test_files_are_for_their_owner_only(self, folder: JournalFolder) -> None:
-        before = os.umask(0)
-        try:
-            journal = LiveJournal(folder, HEADER, limit=MIB)
-            journal.append(GivenOut("a"))
-            journal.keep(b"x")
-            journal.progress.advance(10)
-            journal.progress.refuse("metric", "a", "k", "v", "no")
-        finally:
-            os.umask(before)
-        assert journal.path is not None
-        assert modes(journal.path) == {(True, 0o700), (False, 0o600)}
-        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
         journal.close(remove=True)
 
 
