@@ -143,68 +143,87 @@ READS: dict[str, tuple[Callable[[Place], object], Callable[[Place], object], obj
     ),
     "flush_async_logging": (
         log_param,
-        lambda place: (mlflow.flush_async_logging(), _plain(place, place.run).data.params)[1],
+        lambda place: _after(mlflow.flush_async_logging, lambda: _plain(place, place.run).data.params),
         {"lr": "0.1"},
     ),
     # These change something at the server itself, for which it has to have what came before.
     "delete_run": (
         log_param,
-        lambda place: (place.client.delete_run(place.run), _plain(place, place.run).data.params)[1],
+        lambda place: _after(lambda: place.client.delete_run(place.run), lambda: _plain(place, place.run).data.params),
         {"lr": "0.1"},
     ),
     "restore_run": (
-        lambda place: (place.store._stock.delete_run(place.run), mlflow.log_param("lr", 0.1)),
-        lambda place: (place.client.restore_run(place.run), _plain(place, place.stage.run_id or "").data.params)[1],
+        lambda place: _after(lambda: place.store._stock.delete_run(place.run), lambda: mlflow.log_param("lr", 0.1)),
+        lambda place: _after(
+            lambda: place.client.restore_run(place.run),
+            lambda: _plain(place, place.stage.run_id or "").data.params,
+        ),
         {"lr": "0.1"},
     ),
     "link_traces_to_run": (
         log_param,
-        lambda place: (place.store.link_traces_to_run(["tr-1"], place.run), _plain(place, place.run).data.params)[1],
+        lambda place: _after(
+            lambda: place.store.link_traces_to_run(["tr-1"], place.run), lambda: _plain(place, place.run).data.params
+        ),
         {"lr": "0.1"},
     ),
     "delete_tag of one that another process has set": (
         lambda place: mlflow.set_tag("team", "risk"),
-        lambda place: (_untold_tag(place), _plain(place, place.stage.run_id or "").data.tags.get("team"))[1],
+        lambda place: _after(
+            lambda: _untold_tag(place), lambda: _plain(place, place.stage.run_id or "").data.tags.get("team")
+        ),
         "risk",
     ),
     "an end that MLflow alone has": (
         log_param,
-        lambda place: (place.client.update_run(place.run, "SCHEDULED"), _plain(place, place.run).data.params)[1],
+        lambda place: _after(
+            lambda: place.client.update_run(place.run, "SCHEDULED"), lambda: _plain(place, place.run).data.params
+        ),
         {"lr": "0.1"},
     ),
     "set_logged_model_tags of a model from before": (
         log_for_model,
-        lambda place: (
-            place.client.set_logged_model_tags(place.model, {"team": "risk"}),
-            _metrics_of_model(place),
-        )[1],
+        lambda place: _after(
+            lambda: place.client.set_logged_model_tags(place.model, {"team": "risk"}), lambda: _metrics_of_model(place)
+        ),
         [0.9],
     ),
     "log_model_params of a model from before": (
         log_for_model,
-        lambda place: (place.client.log_model_params(place.model, {"depth": "3"}), _metrics_of_model(place))[1],
+        lambda place: _after(
+            lambda: place.client.log_model_params(place.model, {"depth": "3"}), lambda: _metrics_of_model(place)
+        ),
         [0.9],
     ),
     "delete_logged_model_tag": (
         log_for_model,
-        lambda place: (place.client.delete_logged_model_tag(place.model, "old"), _metrics_of_model(place))[1],
+        lambda place: _after(
+            lambda: place.client.delete_logged_model_tag(place.model, "old"), lambda: _metrics_of_model(place)
+        ),
         [0.9],
     ),
     "finalize_logged_model of a model from before": (
         log_for_model,
-        lambda place: (
-            place.client.finalize_logged_model(place.model, LoggedModelStatus.READY),
-            _metrics_of_model(place),
-        )[1],
+        lambda place: _after(
+            lambda: place.client.finalize_logged_model(place.model, LoggedModelStatus.READY),
+            lambda: _metrics_of_model(place),
+        ),
         [0.9],
     ),
     "delete_logged_model": (
         log_for_model,
-        lambda place: (place.client.delete_logged_model(place.model), _plain(place, place.run).data.metrics)[1],
+        lambda place: _after(
+            lambda: place.client.delete_logged_model(place.model), lambda: _plain(place, place.run).data.metrics
+        ),
         {"auc": 0.9},
     ),
 }
 """What is logged, what is asked for at once, and the answer."""
+
+
+def _after(change: Callable[[], object], look: Callable[[], object]) -> object:
+    change()
+    return look()
 
 
 def _untold_tag(place: Place) -> None:

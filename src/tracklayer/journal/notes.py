@@ -109,5 +109,5 @@ class Remembered:
 
     def notes(self) -> list[Note]:
         """All of it, in as few notes as it takes."""
-        ends = [*map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed))]
-        return [*self.begun.values(), *ends, *(Told(run, count) for run, count in self.told.items())]
+        told = [Told(run, count) for run, count in self.told.items()]
+        return [*self.begun.values(), *map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed)), *told]
