@@ -4,6 +4,7 @@
 
     TracklayerError
     ├── SettingsError        a setting is wrong: names the key, where it stands, and what is allowed
+    ├── ArgumentError        an argument is of a wrong type: names it, its value, and what is wanted
     ├── PluginError          a plugin failed: names the plugin and the hook
     ├── TokenError           a token from outside cannot be read
     └── StoreError           the tracking back end did not do what was asked
@@ -25,6 +26,10 @@ class TracklayerError(Exception):
 
 class SettingsError(TracklayerError):
     """A setting is unknown, of the wrong type, or names a template field that does not exist."""
+
+
+class ArgumentError(TracklayerError):
+    """An argument of `tracklayer.track` is of a wrong type."""
 
 
 class PluginError(TracklayerError):

@@ -108,7 +108,7 @@ def prepare(
         home=home,
         experiment_tags=experiment_tags(context, settings),
         name=named,
-        tags={valid_key(name): str(redaction.mask(name, str(value))) for name, value in all_tags.items()},
+        tags={valid_key(str(name)): str(redaction.mask(str(name), str(value))) for name, value in all_tags.items()},
         upstream=tuple(item for item in upstream if outer is None or item.run.run_id != outer.run_id),
         start_time=milliseconds(started),
         outer=outer,

@@ -215,6 +215,26 @@ def load(
     return Settings(**values, tables=Tables(layers, variables))
 
 
+def replaced(settings: object, overrides: Mapping[str, object]) -> Settings:
+    """The settings with other values in place of some.
+
+    Args:
+        settings: the settings.
+        overrides: arguments, by the names of `Settings`' fields.
+
+    Raises:
+        SettingsError: `settings` are none, or a value is wrong; the message is as that of `load`.
+    """
+    if not isinstance(settings, Settings):
+        given = Found("settings", settings, ARGUMENTS)
+        raise SettingsError(f"settings must be a tracklayer.settings.Settings (load() makes them), not {given.shown}")
+    problems: list[str] = []
+    values = _converted({name: Found(name, value, ARGUMENTS) for name, value in overrides.items()}, problems)
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return msgspec.structs.replace(settings, **values) if values else settings
+
+
 def origins(*, start: Path | None = None, environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
     """Where each setting stands that is set at all, by its name, in words for people (``in /srv/app/tracklayer.toml``).
 

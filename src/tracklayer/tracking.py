@@ -13,11 +13,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-
 from tracklayer import dispatch, registry
 from tracklayer import settings as settings_module
 from tracklayer.announcing import announce
+from tracklayer.arguments import check
 from tracklayer.backend import Backend, open_backend
 from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
 from tracklayer.current import current_run, enclosing_run, entered, open_stages
@@ -155,8 +154,17 @@ def open_stage(
     Returns:
         The stage run, opened; without a run id where tracking is off.
     """
-    resolved = _settings(settings, {}) if settings is None else settings
-    run = _stage_run(resolved, stage, context, run_name=run_name, params=params, tags=tags, experiment=experiment)
+    resolved = _settings(settings, {})
+    run = _stage_run(
+        resolved,
+        stage,
+        context,
+        run_name=run_name,
+        params=params,
+        tags=tags,
+        experiment=experiment,
+        outcome=outcome,
+    )
     try:
         run.open()
     except BaseException as error:
@@ -308,13 +316,14 @@ def deliver_left_behind(*, settings: Settings | None = None) -> None:
 
 def _settings(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
     """The settings; where they are wrong, tracking is off and says why, unless the caller wants it raised."""
-    if settings is not None:
-        return msgspec.structs.replace(settings, **overrides)
     try:
-        return settings_module.load(overrides)
+        return settings_module.load(overrides) if settings is None else settings_module.replaced(settings, overrides)
     except Exception as error:
         let_through(error)
-        if overrides.get("on_error") == "raise" or os.environ.get("TRACKLAYER_ON_ERROR") == "raise":
+        asked = (
+            overrides.get("on_error") or getattr(settings, "on_error", None) or os.environ.get("TRACKLAYER_ON_ERROR")
+        )
+        if asked == "raise":
             raise
         known = isinstance(error, SettingsError)
         log.error("tracking is off, because of the settings: %s", error, exc_info=None if known else error)
@@ -330,11 +339,22 @@ def _stage_run(
     params: Mapping[str, object] | None,
     tags: Mapping[str, str] | None,
     experiment: str | None,
+    outcome: Callable[[BaseException], Outcome] | None,
 ) -> StageRun:
     """The stage run, not opened yet; an untracked one where anything stands against it."""
     nowhere = WorkflowRun(orchestrator=SCRIPT, workflow="untracked", run_id="untracked")
-    untracked = context or RunContext(workflow_run=nowhere, task_run=TaskRun(task=stage or "main"), stage=stage)
-    with fence("finding out where this code runs", settings.on_error):
+    untracked = RunContext(workflow_run=nowhere, task_run=TaskRun(task="main"))
+    with fence("preparing a stage", settings.on_error):
+        check(
+            stage=stage,
+            context=context,
+            run_name=run_name,
+            params=params,
+            tags=tags,
+            experiment=experiment,
+            outcome=outcome,
+        )
+        untracked = context or replace(untracked, task_run=TaskRun(task=stage or "main"), stage=stage)
         backend = open_backend(settings)
         if backend is None:
             _say_that_tracking_is_off(settings.enabled)
