@@ -189,7 +189,7 @@ class Acknowledged:
         wanted: tuple[str, int | None] = ("RUNNING", None)
         if expected.end is not None and expected.end.value is not None:
             wanted = (expected.end.key, expected.end.value)
-        elif local in self.made and died and not expected.left_open:
+        elif (local in self.made or expected.end is not None) and died and not expected.left_open:  # made, or reopened
             wanted = ("KILLED", run.end_time)  # when it died is known to its journal only
         there = (run.status, run.end_time)
         return [] if there == wanted else [f"ended as {there}, not as {wanted}"]

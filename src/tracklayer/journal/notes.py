@@ -55,13 +55,19 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     again: bool = False
 
 
+class Reopened(msgspec.Struct, frozen=True, array_like=True, tag="reopened"):
+    """The run with this id was over, and this process has opened it again: it is to end it, whoever began it."""
+
+    id: str
+
+
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     """The workflow run of this key has the end that this process gave it."""
 
     key: str
 
 
-Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Closed
+Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Reopened | Closed
 
 
 class Remembered:
@@ -70,6 +76,7 @@ class Remembered:
     Attributes:
         begun: by local ids, what is to be remembered of runs.
         ended: local ids of runs that were ended, or left open on purpose, and not opened again.
+        reopened: ids of runs that were over, were opened again and not ended since.
         closed: keys of workflow runs that were ended.
     """
 
@@ -77,9 +84,10 @@ class Remembered:
         """Remember nothing yet."""
         self.begun: dict[str, Begun] = {}
         self.ended: set[str] = set()
+        self.reopened: set[str] = set()
         self.closed: set[str] = set()
 
-    def take(self, note: Begun | Ended | Closed) -> bool:
+    def take(self, note: Begun | Ended | Reopened | Closed) -> bool:
         """Remember it; False if it says nothing new."""
         if isinstance(note, Begun):
             fresh = self.begun.get(note.id) != note
@@ -87,14 +95,21 @@ class Remembered:
         elif isinstance(note, Closed):
             fresh = note.key not in self.closed
             self.closed.add(note.key)
+        elif isinstance(note, Reopened):
+            fresh = note.id not in self.reopened
+            self.reopened.add(note.id)
         elif note.again:
             fresh = note.id in self.ended
             self.ended.discard(note.id)
         else:
-            fresh = note.id not in self.ended
+            fresh = note.id not in self.ended or note.id in self.reopened
             self.ended.add(note.id)
+            self.reopened.discard(note.id)
         return fresh
 
     def notes(self) -> list[Note]:
         """All of it, in as few notes as it takes."""
-        return [*self.begun.values(), *map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed))]
+        notes: list[Note] = [*self.begun.values(), *map(Closed, sorted(self.closed))]
+        notes += map(Ended, sorted(self.ended))
+        notes += map(Reopened, sorted(self.reopened))
+        return notes
