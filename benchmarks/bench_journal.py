@@ -56,8 +56,8 @@ class Scale:
 
     turns: int = 20
     calls: int = 250
-    batches: int = 30
-    deliveries: int = 15
+    batches: int = 60
+    deliveries: int = 8
     scripts: int = 12
     outages: int = 5
     cap: float = 15.0
