@@ -146,6 +146,8 @@ class Acknowledged:
         found = list[str]()
         for local in sorted(self.said.keys() | self.made):
             runs = store.named(local)
+            # One that a person deleted before anybody had heard that it was created is created once more.
+            runs = [run for run in runs if not run.deleted] or runs
             if len(runs) != 1:
                 found.append(f"{local} was created {len(runs)} times")
                 continue

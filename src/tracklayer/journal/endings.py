@@ -90,7 +90,8 @@ class Endings:
         store, run_id = self._backend.store, self._ids.resolve(operation.run)
         if operation.status == "RUNNING":
             run = store.get_run(run_id)
-            if run.status != "RUNNING":  # else it is somebody else's, who is at work with it
+            if run.status != "RUNNING" or operation.run in self._progress.remembered.ended:
+                # Else it is somebody else's, who is at work with it.
                 self._progress.remember(Reopened(operation.run))
             reopen(store, run)  # whoever delivered its end may have announced it
         elif operation.left and operation.end_time is not None:
