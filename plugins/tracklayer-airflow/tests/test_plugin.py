@@ -66,6 +66,7 @@ print("shown:" + json.dumps({
         for name, field in form.extra_fields.items()
     },
     "labels": {name: field.title for name, field in form.standard_fields if field is not None},
+    "documentation": known.providers["tracklayer-airflow"].data.get("documentation-url"),
     "links": [name for name in known.extra_links_class_names if name.startswith("tracklayer")],
     "bundles": [bundle.name for bundle in DagBundlesManager().get_all_dag_bundles()],
 }))
@@ -214,6 +215,7 @@ def test_airflow_shows_hook_form_links_and_examples(airflow_home: AirflowHome) -
     bundles = shown.pop("bundles")
     assert ("tracklayer-airflow-example-dags" in bundles) is (AIRFLOW >= (3, 3))  # earlier ones look at their own alone
     assert (
+        shown.pop("documentation").strip() == "tracklayer/docs/"
     )  # before 3.3 a space stands before it, as before all
     assert shown == {
         "hook": "tracklayer_airflow.hooks.MlflowHook",
