@@ -123,8 +123,9 @@ docs: install ## Every link in the documentation leads somewhere
 .PHONY: wheels
 wheels: $(PLUGINS:%=.cache/wheels/%/proven) .cache/wheels/core/proven ## Each plugin's wheel installs and imports with core alone beside it
 
-SOURCES := $(shell find src plugins/*/src -name '*.py' 2>/dev/null)
-BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
+SOURCES := $(shell find src plugins/*/src -name '*.py' -o -path '*/pages/*' 2>/dev/null)
+# The wheel is made from the source distribution, so that both are complete.
+BUILD := $(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
 .cache/wheels/core/proven: pyproject.toml tools/prove_wheel.py $(SOURCES) | install
 	@rm -rf $(@D) && mkdir -p $(@D)
