@@ -47,7 +47,7 @@ def test_nothing_is_imported_and_the_tasks_run(
         "by_operator.return_value": [],
         "templated.return_value": ".",
         "plain.return_value": [],
-        "asking.return_value": [None, None],
+        "asking.return_value": [None, None, "None\n"],
         "afterwards.return_value": True,
     }
     assert home.log.count(WHY) == told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from datetime import UTC, datetime
 
@@ -44,7 +45,8 @@ with DAG("switched_off", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=U
         assert run is not None
         run.log_metrics({"auc": 0.9})
         run.produces("s3://warehouse/flights")
-        return [run.run_id, run.token]
+        other = [sys.executable, "-c", "import tracklayer; print(tracklayer.current_run())"]
+        return [run.run_id, run.token, subprocess.run(other, check=True, capture_output=True, text=True).stdout]
 
     @task
     def afterwards() -> bool:
