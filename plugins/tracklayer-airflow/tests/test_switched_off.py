@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlflow
 import pytest
 
 from harness.airflow import AirflowHome
@@ -88,3 +89,14 @@ def test_which_files_speak_of_a_server(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(folder)
     assert any(map(switch._names_a_server, switch._files())) is spoken_of
+
+
+def test_a_server_that_code_has_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A DAG file, as a task's process reads it before the task begins."""
+    monkeypatch.setattr(switch, "is_spoken_of", lambda: False)
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        assert switch.is_spoken_of_in_task()
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # as it was
+    assert not switch.is_spoken_of_in_task()
