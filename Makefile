@@ -123,8 +123,9 @@ docs: install ## Every link in the documentation leads somewhere
 .PHONY: wheels
 wheels: $(PLUGINS:%=.cache/wheels/%/proven) .cache/wheels/core/proven ## Each plugin's wheel installs and imports with core alone beside it
 
-SOURCES := $(shell find src plugins/*/src -name '*.py' 2>/dev/null)
-BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
+SOURCES := $(shell find src plugins/*/src -name '*.py' -o -path '*/pages/*' 2>/dev/null)
+# The wheel is made from the source distribution, so that both are complete.
+BUILD := $(UV) build --quiet --no-build-isolation --python $(BIN)/python
 
 .cache/wheels/core/proven: pyproject.toml tools/prove_wheel.py $(SOURCES) | install
 	@rm -rf $(@D) && mkdir -p $(@D)
@@ -144,7 +145,7 @@ BUILD := $(UV) build --quiet --wheel --no-build-isolation --python $(BIN)/python
 
 # Not beside others: they count the requests of a stage (where a machine is so busy that the server seems to be away, there
 # are more), fork the process that runs the tests (which xdist's workers do not bear), look at a terminal's width, stop
-# a whole demo within seconds, or tell a task that waits for the server (5 s) from one that waits for a CPU.
+# a whole demo within seconds, or look how old a scheduler's heartbeat is.
 ALONE := tests/integration/test_delivery.py tests/integration/test_requests.py tests/integration/test_cli.py \
 	tests/integration/test_mlflow_places.py tests/integration/test_mlflow_artifacts.py tests/examples/test_demo.py \
 	plugins/tracklayer-airflow/tests/test_black_hole.py

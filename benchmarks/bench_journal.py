@@ -7,8 +7,6 @@ issue and the design.
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import signal
 import statistics
@@ -16,11 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -30,7 +27,7 @@ import tutorial  # noqa: E402
 from figures import Figure, figure, report  # noqa: E402
 from logging_ways import Way, started  # noqa: E402
 from outages import task  # noqa: E402
-from steady_server import SECONDS, steady_server  # noqa: E402
+from throughput import deliveries, deliveries_apart, deliveries_steady, points_of  # noqa: E402
 from wandb_environment import points_in, wandb_python  # noqa: E402
 
 from harness.backends import backends  # noqa: E402
@@ -38,7 +35,7 @@ from harness.mlflow import MlflowServer  # noqa: E402
 from harness.proxy import RecordingProxy, black_hole, refused_port  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +56,8 @@ class Scale:
 
     turns: int = 20
     calls: int = 250
-    batches: int = 30
-    deliveries: int = 15
+    batches: int = 60
+    deliveries: int = 8
     scripts: int = 12
     outages: int = 5
     cap: float = 15.0
@@ -174,106 +171,6 @@ def calls(
             yield figure(f"memory, {label}", memory[label], "MB")
 
 
-def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
-    """(c): metric points until the server has them, to raw batches of 1,000 over one connection.
-
-    Once while they are logged, so that the calls take from the processor's time; and once with all of them in the
-    journal, as after an outage: the server is frozen until they are.
-    """
-    points = scale.batches * 1_000
-    with started("tracked", environ) as way, closing(_Raw(server.uri)) as raw:
-
-        def queued() -> float:
-            server.freeze()
-            try:
-                way.ask("points", points)
-            finally:
-                server.thaw()
-            return float(way.ask("wait"))
-
-        sides: dict[str, Callable[[], float]] = {
-            "raw batches of 1,000": lambda: raw.batches(scale.batches),
-            "run.log_metric until delivered": lambda: float(way.ask("deliver", points)),
-            "what is queued": queued,
-            "the same raw batches once more": lambda: raw.batches(scale.batches),
-        }
-        way.ask("deliver", 1_000)
-        raw.batches(1)
-        taken: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(scale.deliveries):
-            names = list(sides)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                taken[name].append(sides[name]())
-        stored = _points(server.uri, way.ask("run"))
-        memory = way.ask("memory")["most"]
-    theirs, *ours, again = sides
-    for name in sides:
-        yield figure(f"points a second, {name}, {database}", points / statistics.median(taken[name]), "points")
-    for name in ours:
-        throughput = statistics.median(_throughputs(taken, name, theirs))
-        yield figure(f"… throughput of {name}, to raw batches, {database}", throughput, "×", 1, at_least=True)
-    noise = _throughputs(taken, again, theirs)
-    yield figure(f"… noise: raw batches to themselves, {database}", statistics.median(noise), "×")
-    expected = 1_000 + len(ours) * scale.deliveries * points
-    yield figure(f"… points that are missing at the end, {database}", expected - stored, "points", 0)
-    yield figure(f"memory, delivering, {database}", memory, "MB")
-
-
-def _throughputs(taken: Mapping[str, Sequence[float]], name: str, to: str) -> list[float]:
-    """How much more of the one is done in the same time than of the other, turn by turn."""
-    return [their / our for our, their in zip(taken[name], taken[to], strict=True)]
-
-
-def deliveries_steady(server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
-    """(c) without a database, whose speed differs from turn to turn by more than the two sides do from each other."""
-    points = scale.batches * 1_000
-    with steady_server(server.uri) as uri:
-        told = {**environ, "MLFLOW_TRACKING_URI": uri}
-        with started("tracked", told) as way, closing(_Raw(uri)) as raw:
-            raw.batches(1)
-            way.ask("deliver", 1_000)
-            taken: dict[str, list[float]] = {"raw": [], "ours": [], "raw again": []}
-            for _ in range(scale.deliveries):
-                taken["raw"].append(raw.batches(scale.batches))
-                taken["ours"].append(float(way.ask("deliver", points)))
-                taken["raw again"].append(raw.batches(scale.batches))
-    where = f"over a server that takes {SECONDS * 1000:g} ms for each"
-    throughput = statistics.median(_throughputs(taken, "ours", "raw"))
-    yield figure(f"… throughput of run.log_metric until delivered, {where}", throughput, "×", 1, at_least=True)
-    noise = statistics.median(_throughputs(taken, "raw again", "raw"))
-    yield figure(f"… noise: raw batches to themselves, {where}", noise, "×")
-
-
-def deliveries_apart(
-    database: str, uri: str, folder: Path, environ: Mapping[str, str], scale: Scale
-) -> Iterator[Figure]:
-    """(c) once more, with the server on a CPU of its own, as one has that runs on a machine of its own.
-
-    Otherwise whoever logs beside its own delivery also takes from the server, which raw batches, made one after the
-    other and sent in between, do not. Nothing is measured where there is one CPU.
-    """
-    first, *others = sorted(os.sched_getaffinity(0))
-    if not others:
-        return
-    with ExitStack() as stack:
-        with _on_cpus({first}):
-            server = stack.enter_context(MlflowServer(uri, folder))
-        stack.enter_context(_on_cpus(set(others)))
-        told = {**environ, "MLFLOW_TRACKING_URI": server.uri}
-        yield from deliveries(f"{database}, server on a CPU of its own", server, told, scale)
-
-
-@contextmanager
-def _on_cpus(cpus: set[int]) -> Iterator[None]:
-    """Run on these CPUs meanwhile, and have what is started run there for good."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def script_requests(server: MlflowServer, environ: Mapping[str, str]) -> Iterator[Figure]:
     """(d): a script as in MLflow's tutorials: its requests, through a proxy."""
     with RecordingProxy(server.uri) as proxy:
@@ -373,7 +270,7 @@ def survival(
         if label == "tracklayer":
             command = [str(Path(sys.executable).with_name("tracklayer")), "flush"]
             subprocess.run(command, env={**os.environ, **environ}, check=False, capture_output=True, timeout=300)
-        yield figure(f"{told}: {label}", _points(server.uri, run_id), "points")
+        yield figure(f"{told}: {label}", points_of(server.uri, run_id), "points")
     if wandb:
         place = folder / "killed"
         with started("wandb", _of_wandb(place), python=wandb) as way:
@@ -405,55 +302,6 @@ def queue(server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Ite
     yield figure(f"memory that {scale.queued:,} queued points add", queued - empty, "MB")
     yield figure("… above untracked", queued - plain, "MB", 30)
     yield figure("… while they are delivered, above untracked", delivering - plain, "MB", 30)
-
-
-class _Raw:
-    """Batches of 1,000 points, sent over one connection as fast as they are answered."""
-
-    def __init__(self, uri: str) -> None:
-        address = urlsplit(uri)
-        self._connection = http.client.HTTPConnection(address.hostname or "", address.port)
-        body = {"experiment_id": "0", "start_time": time.time_ns() // 1_000_000, "run_name": "raw"}
-        self._run_id = self._send("runs/create", body)["run"]["info"]["run_id"]
-        self._step = 0
-
-    def batches(self, count: int) -> float:
-        """Seconds for so many batches."""
-        self._connection.close()  # the server drops idle ones; it is opened again by the first request
-        began = time.perf_counter()
-        for _ in range(count):
-            now, steps = time.time_ns() // 1_000_000, range(self._step, self._step + 1_000)
-            points = [{"key": "loss", "value": step * 0.1, "timestamp": now, "step": step} for step in steps]
-            self._send("runs/log-batch", {"run_id": self._run_id, "metrics": points})
-            self._step += 1_000
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _send(self, path: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        self._connection.request("POST", f"/api/2.0/mlflow/{path}", json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        assert answer.status == 200, content
-        return json.loads(content)
-
-
-def _points(uri: str, run_id: str) -> int:
-    """How many points of the metric a run has on the server."""
-    address, count, token = urlsplit(uri), 0, ""
-    connection = http.client.HTTPConnection(address.hostname or "", address.port)
-    while True:
-        query = f"run_id={run_id}&metric_key=loss&max_results=25000" + (f"&page_token={token}" if token else "")
-        connection.request("GET", f"/api/2.0/mlflow/metrics/get-history?{query}")
-        page = json.loads(connection.getresponse().read())
-        count += len(page.get("metrics", ()))
-        token = page.get("next_page_token", "")
-        if not token:
-            connection.close()
-            return count
 
 
 def _tell(what: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distributions, metadata
 
 NEED_AN_EXTRA = ("tracklayer.cli", "tracklayer.lineage.tree", "tracklayer.mlflow_plugins", "tracklayer.testing")
 """Modules of core that a plain ``pip install tracklayer`` does not promise to import."""
@@ -29,6 +29,8 @@ def main(plugin: str | None) -> None:
     if plugin:
         assert plugin in found, f"core finds the plugins {sorted(found)}"
         assert not found[plugin].error, found[plugin].error
+    if plugin == "airflow":
+        look_at_the_documentation()
 
 
 def import_everything(package: str) -> None:
@@ -37,6 +39,16 @@ def import_everything(package: str) -> None:
     for module in pkgutil.walk_packages(root.__path__, f"{package}."):
         if not module.name.startswith(NEED_AN_EXTRA):
             importlib.import_module(module.name)
+
+
+def look_at_the_documentation() -> None:
+    """Make each page that Airflow's API server gives out from what the wheel has of it."""
+    from tracklayer_airflow.documentation import DISTRIBUTION, PAGES, page
+
+    addresses = metadata(DISTRIBUTION).get_all("Project-URL")
+    assert addresses == ["Documentation, tracklayer/docs/"], f"Airflow is told of {addresses}"
+    for name in PAGES:
+        assert "<table>" in page(name, is_on=True), f"the page {name!r} has none of its tables"
 
 
 if __name__ == "__main__":

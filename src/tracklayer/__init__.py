@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tracklayer.context import Link, RunContext, RunRef, State, TaskRun, Token, Upstream, WorkflowRun
-    from tracklayer.current import current_run
     from tracklayer.hookspecs import hookimpl
     from tracklayer.outcome import Outcome
     from tracklayer.stage import StageRun
     from tracklayer.tracking import track
+    from tracklayer.untracked import current_run
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _HOME = {
     "Token": "context",
     "Upstream": "context",
     "WorkflowRun": "context",
-    "current_run": "current",
+    "current_run": "untracked",
     "hookimpl": "hookspecs",
     "track": "tracking",
 }

@@ -124,6 +124,8 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
             _take_over(opening, backend, resumed, late=given_out is not None)
         elif resumed.tags.get(OUTCOME_TAG) == ELSEWHERE:  # and has come back all the same: its trigger failed
             backend.store.delete_tag(resumed.run_id, OUTCOME_TAG)
+        if again:  # whoever created it may have died, or lost the answer, before
+            _among_tries(opening, backend, _ref(opening, resumed), late=given_out is not None, again=True)
         if given_out is not None:
             backend.store.log_batch(resumed.run_id, tags={id_tag(given_out): "1"})
         return Opened(ref=_ref(opening, resumed), parent=parent, root=root, made=False, made_parent=told_parent)
@@ -145,7 +147,7 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
         tags[id_tag(given_out)] = "1"
     run = backend.store.create_run(experiment_id, name=opening.name, start_time=opening.start_time, tags=tags)
     ref = _ref(opening, run)
-    _among_tries(opening, backend, ref, late=given_out is not None)
+    _among_tries(opening, backend, ref, late=given_out is not None, again=again)
     links = tuple(Link(consumer=ref, upstream=item) for item in upstream)
     return Opened(ref=ref, parent=parent, root=root, links=links, made_parent=told_parent)
 
@@ -299,16 +301,27 @@ def _take_over(opening: Opening, backend: Backend, run: Run, *, late: bool) -> N
     _reopen_parent(opening, backend, late=late)
 
 
-def _among_tries(opening: Opening, backend: Backend, ref: RunRef, *, late: bool) -> None:
-    """Mark the earlier tries of the task as superseded by this run; and this one, if a later try was delivered first."""
+def _among_tries(opening: Opening, backend: Backend, ref: RunRef, *, late: bool, again: bool) -> None:
+    """Mark the earlier tries of the task as superseded by this run; and this one, if a later try was delivered first.
+
+    Raises `StoreUnavailable` once, if the server goes away: the run is then found when it is asked for `again`.
+    """
     task_run = opening.context.task_run
     strict: OnError = "raise" if opening.strict else "log"
     if task_run is None or (task_run.try_number <= 1 and not late):
         return
     if task_run.try_number > 1:
         _reopen_parent(opening, backend, late=late)
+    away: StoreUnavailable | None = None
     with fence("marking the earlier tries as superseded", strict):
-        _supersede(opening, backend, ref)
+        try:
+            _supersede(opening, backend, ref)
+        except StoreUnavailable as error:
+            if again or error.internal:
+                raise
+            away = error
+    if away is not None:
+        raise away
 
 
 def _reopen_parent(opening: Opening, backend: Backend, *, late: bool) -> None:

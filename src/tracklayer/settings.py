@@ -32,7 +32,14 @@ PLUGINS: Final = frozenset({"airflow", "git", "kubeflow", "prefect"})
 """Plugins of this project. Their tables are allowed where they are not installed: one file serves every machine."""
 
 RESERVED: Final = frozenset(
-    {"TRACKLAYER_PARENT", "TRACKLAYER_ATTACH", "TRACKLAYER_PROCESS", CONFIG_VARIABLE, "TRACKLAYER_REQUIRE_BACKENDS"}
+    {
+        "TRACKLAYER_PARENT",
+        "TRACKLAYER_ATTACH",
+        "TRACKLAYER_PROCESS",
+        "TRACKLAYER_UNTRACKED",
+        CONFIG_VARIABLE,
+        "TRACKLAYER_REQUIRE_BACKENDS",
+    }
 )
 """Variables that carry something else than settings."""
 

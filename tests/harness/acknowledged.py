@@ -146,6 +146,8 @@ class Acknowledged:
         found = list[str]()
         for local in sorted(self.said.keys() | self.made):
             runs = store.named(local)
+            # One that a person deleted before anybody had heard that it was created is created once more.
+            runs = [run for run in runs if not run.deleted] or runs
             if len(runs) != 1:
                 found.append(f"{local} was created {len(runs)} times")
                 continue
@@ -189,7 +191,7 @@ class Acknowledged:
         wanted: tuple[str, int | None] = ("RUNNING", None)
         if expected.end is not None and expected.end.value is not None:
             wanted = (expected.end.key, expected.end.value)
-        elif local in self.made and died and not expected.left_open:
+        elif (local in self.made or expected.end is not None) and died and not expected.left_open:  # made, or reopened
             wanted = ("KILLED", run.end_time)  # when it died is known to its journal only
         there = (run.status, run.end_time)
         return [] if there == wanted else [f"ended as {there}, not as {wanted}"]

@@ -392,8 +392,13 @@ def black_hole() -> Iterator[str]:
 
 
 @contextmanager
-def refused_port() -> Iterator[str]:
-    """A loopback address that refuses connections and that nobody else gets meanwhile; its URI."""
+def refused_port(port: int = 0) -> Iterator[str]:
+    """A loopback address that refuses connections and that nobody else gets meanwhile; its URI.
+
+    Args:
+        port: the one that is to be refused from now on; 0 for any.
+    """
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))  # bound and not listening
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it may have been another one's a moment ago
+        sock.bind(("127.0.0.1", port))  # bound and not listening
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"

@@ -7,20 +7,26 @@ import threading
 import time
 import uuid
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pytest
 
 from harness.leaving import opening_of
+from harness.process import wait_for
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.exceptions import StoreUnavailable
+from tracklayer.identity import SUPERSEDED_TAG, run_key
 from tracklayer.journal.operations import Artifact, Create, End, Inputs, Log, Point
 from tracklayer.journal.recorder import Recorder, close_recorders, recorder_of
 from tracklayer.journal.recovery import left_behind
 from tracklayer.provisional import PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.settings import Settings
 from tracklayer.store import Dataset
+from tracklayer.store.transport import DELAYS
+from tracklayer.tags import run_tags
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -158,6 +164,26 @@ def test_an_answer_that_is_lost_leaves_one_run_and_every_point_once(
     assert history(proxy, stage.run_id, "loss") == [(n, float(n)) for n in range(1_500)]
 
 
+@pytest.mark.parametrize("fault", ["lost", "away"])
+def test_an_earlier_try_is_superseded_although_the_answer_to_the_later_one_is_lost(
+    recorder: Recorder, proxy: RecordingProxy, name: str, fault: str
+) -> None:
+    first = opening_of(name)
+    assert first.context.task_run
+    context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
+    second = replace(first, context=context, key=run_key(context), tags=run_tags(context))
+    begun = recorder.begin(first, wait=20).ref.run_id
+    if fault == "lost":
+        proxy.lost("runs/create")
+    else:
+        proxy.answer(503, path="runs/search", times=1 + len(DELAYS))
+    recorder.begin(second, wait=20)
+    complete(recorder)
+    runs = recorder.backend.store.search_runs([recorder.backend.store.get_run(begun).experiment_id])
+    (later,) = [run for run in runs if run.tags.get("tracklayer.key") == second.key]
+    assert recorder.backend.store.get_run(begun).tags[SUPERSEDED_TAG] == later.run_id
+
+
 def test_a_request_that_the_server_carries_out_late_leaves_one_run(
     recorder: Recorder, proxy: RecordingProxy, name: str
 ) -> None:
@@ -266,6 +292,41 @@ def test_a_run_that_the_server_fails_with_holds_up_no_other(
     complete(recorder)
     run = recorder.backend.store.get_run(first)
     assert (run.status, run.params) == ("FINISHED", {"lr": "0.1"})
+
+
+@pytest.mark.parametrize("count", [1, 1_500], ids=["a point", "more than a request"])
+def test_a_failure_of_our_own_with_one_run_holds_up_no_other(
+    recorder: Recorder, name: str, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Such as a bug, or a certificate bundle that is no text: not the server's word."""
+    first = recorder.begin(opening_of(name, "first"), wait=20).ref.run_id
+    second = recorder.begin(opening_of(name, "second"), wait=20).ref.run_id
+    assert recorder.flush(20)
+    store = recorder.backend.store
+
+    def failing(method: Any) -> Any:
+        def call(run_id: str, *args: Any, **more: Any) -> Any:
+            if run_id == first:
+                raise TypeError("a bug")
+            return method(run_id, *args, **more)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for method in ("log_batch", "prepared_batch"):
+            patched.setattr(store, method, failing(getattr(store, method)))
+        for local in (first, second):
+            for step in range(count):
+                recorder.append(Log(local, (Point("loss", step / 3, 1_700_000_001_000, step),)))
+            recorder.append(End(local, "FINISHED", 1_700_000_002_000))
+        wait_for(lambda: store.get_run(second).status == "FINISHED", 30, "the end of the other run")
+        assert store.get_run(first).status == "RUNNING"
+        assert recorder.held == {first: "a bug"}
+    complete(recorder)
+    client = mlflow.MlflowClient(tracking_uri=recorder.settings.tracking_uri)
+    for run_id in (first, second):
+        assert store.get_run(run_id).status == "FINISHED"
+        assert len(client.get_metric_history(run_id, "loss")) == count
 
 
 def poisoned(handler: Any, run_id: str) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from harness.leaving import opening_of
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.journal.delivery import Delivery
+from tracklayer.journal.flight import Flight
 from tracklayer.journal.live import open_journal
 from tracklayer.journal.operations import End, Header, Log, Point
 from tracklayer.journal.parcel import FULL, Parcel
@@ -97,6 +99,23 @@ def test_one_request_at_a_time_each_of_a_thousand_points(recorder: Recorder, pro
     assert [request.path for request in proxy.requests][-2:] == ["runs/log-batch", "runs/update"]
     assert most == 1
     assert arrived(recorder, proxy, run) == EVERY
+
+
+def test_a_request_that_has_landed_holds_no_memory(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:
+    """However many follow each other in one thread: an hour's outage may leave thousands."""
+    alive: list[int] = []
+
+    def watch(handler: Any) -> Answer:
+        time.sleep(0.05)  # so that the next one is ready, and takes off in the same thread
+        alive.append(sum(type(item) is Flight for item in gc.get_objects()))
+        answer: Answer = handler.forwarded()
+        return answer
+
+    proxy.fault(watch, "runs/log-batch", 10_000)
+    log_points(recorder, run, 12_000)
+    assert recorder.flush(30)
+    assert len(alive) == 12
+    assert max(alive) <= 4  # under way, next, and the first one, which the thread was started with
 
 
 @pytest.mark.parametrize("fault", ["lost", "reset", "half", "truncated"])

@@ -8,25 +8,30 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import deque
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
 
 from harness.leaving import opening_of
 from tracklayer.backend import open_backend
+from tracklayer.exceptions import StoreUnavailable
+from tracklayer.identity import UPSTREAM_TAG, upstream_tag
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import open_journal
-from tracklayer.journal.operations import Begin, End, Header, LeftOpen, Log, Point
+from tracklayer.journal.operations import Begin, End, GivenOut, Header, LeftOpen, Log, Point
 from tracklayer.journal.recovery import Recovery, left_behind
-from tracklayer.provisional import provisional_id
+from tracklayer.provisional import EXPECTED_TAG, id_tag, provisional_id
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
+    from tracklayer.context import Status
     from tracklayer.journal.operations import Operation
     from tracklayer.store import Run
 
@@ -200,3 +205,81 @@ def test_a_run_that_its_process_has_begun_again_is_ended_with_it(
     journal.close(remove=False)
     taken_over(settings, backend, beginning=not much)
     assert runs_of(backend, name)[opening.name].status == "KILLED"
+
+
+@pytest.mark.parametrize("before", ["FINISHED", "RUNNING"])
+def test_a_run_of_another_process_is_ended_with_the_one_that_opened_it_again(
+    settings: Settings, backend: Backend, before: Status
+) -> None:
+    """As by ``mlflow.start_run(run_id=…)``. One that was open has somebody else at work with it, and stays open."""
+    experiment = backend.store.create_experiment(f"reopened-{uuid.uuid4().hex[:12]}", {})
+    ours, ended = (
+        backend.store.create_run(experiment, name=name, start_time=1_700_000_000_000, tags={}).run_id
+        for name in ("ours", "ended")
+    )
+    for run_id in (ours, ended):
+        backend.store.update_run(run_id, status=before, end_time=1_700_000_001_000)
+    journal = open_journal(settings, Header(1, backend.store.uri, "test", os.getpid(), 1_700_000_002_000))
+    for run_id in (ours, ended):
+        journal.append(End(run_id, "RUNNING", None))
+    delivery = Delivery(journal, backend, settings, recovering=False)
+    while delivery.step():
+        pass
+    journal.append(End(ended, "FINISHED", 1_700_000_003_000))
+    journal.close(remove=False)
+    taken_over(settings, backend)
+    assert backend.store.get_run(ours).status == ("RUNNING" if before == "RUNNING" else "KILLED")
+    assert backend.store.get_run(ended).status == "FINISHED"
+
+
+class GoneOnce:
+    """A store that is away from the moment on at which it has created a run of some name."""
+
+    def __init__(self, store: Any, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._gone = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if not callable(method):
+            return method
+
+        def call(*args: Any, **more: Any) -> Any:
+            if self._gone:
+                raise StoreUnavailable("it is away")
+            answer = method(*args, **more)
+            self._gone = name == "create_run" and more.get("name") == self._name
+            return answer
+
+        return call
+
+
+def test_a_run_is_linked_although_its_process_is_killed_just_when_it_has_created_it(
+    settings: Settings, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others expected it, or named it by an id that was derived; it was given out while the server was away."""
+    name = f"linked-{uuid.uuid4().hex[:12]}"
+    derived, opening = provisional_id(f"{name} as others know it"), opening_of(name)
+    experiment = backend.store.create_experiment(f"{name}-others", {})
+    waiting, linked = (
+        backend.store.create_run(experiment, name="other", start_time=opening.start_time, tags={key: "token"}).run_id
+        for key in (EXPECTED_TAG + derived, upstream_tag(derived))
+    )
+    identifier = provisional_id(opening.key)
+    journal = open_journal(settings, Header(1, backend.store.uri, "test", os.getpid(), opening.start_time))
+    journal.append(Begin(identifier, replace(opening, tags={**opening.tags, id_tag(derived): "1"})))
+    journal.append(GivenOut(identifier))
+    journal.append(End(identifier, "FINISHED", opening.start_time + 1))
+    delivery = Delivery(journal, backend, settings, recovering=False, given=identifier.__eq__)
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "store", GoneOnce(backend.store, opening.name))
+        with pytest.raises(StoreUnavailable):
+            deque(iter(delivery.step, False))
+    run_id = delivery.identities.known(identifier)
+    assert run_id
+    journal.close(remove=False)
+    taken_over(settings, backend, beginning=True)
+    for consumer in (waiting, linked):
+        links = {key for key in backend.store.get_run(consumer).tags if key.startswith((UPSTREAM_TAG, EXPECTED_TAG))}
+        assert links == {upstream_tag(run_id)}

@@ -27,7 +27,7 @@ from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import Close, End, Header, Log, Lost
+from tracklayer.journal.operations import Close, End, Header, LeftOpen, Log, Lost
 from tracklayer.journal.recorder import Recorder, recorder_of
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
@@ -198,14 +198,14 @@ def test_what_is_told_waits_in_the_journal_with_the_end(settings: Settings) -> N
 def test_an_end_that_came_late_is_forgotten_once_the_run_goes_on(settings: Settings, journals: int) -> None:
     """Whoever reopens it need not be the one who has delivered, and announced, that end."""
     world = World(settings, None)
-    reopened = End(world.run_id, "RUNNING", None)
+    reopened = End(world.run_id, "RUNNING", None), LeftOpen(world.run_id)
     if journals == 1:
         for path in left_behind(settings):
             shutil.rmtree(path)
-        world.append(End(world.run_id, "FAILED", ENDED), reopened)
+        world.append(End(world.run_id, "FAILED", ENDED), *reopened)
     else:
         world.deliver(world.backend())
-        world.append(reopened)
+        world.append(*reopened)
     world.deliver(world.backend())
     assert world.run().status == "RUNNING"
     world.close(world.backend())
@@ -300,7 +300,7 @@ def test_a_run_that_goes_on_may_be_left_open_again(settings: Settings) -> None:
     again = create(replace(world.opening, start_time=ENDED + 1_000), world.backend(), again=True)
     assert again.ref.run_id == world.run_id
     assert world.run().status == "RUNNING"
-    world.append(End(world.run_id, "FAILED", ENDED), End(world.run_id, "RUNNING", None))
+    world.append(End(world.run_id, "FAILED", ENDED), End(world.run_id, "RUNNING", None), LeftOpen(world.run_id))
     world.deliver(world.backend())
     assert world.run().status == "RUNNING"
     world.close(world.backend())

@@ -14,7 +14,7 @@ import pytest
 from tracklayer.context import RunContext, WorkflowRun
 from tracklayer.journal.identities import Identities
 from tracklayer.journal.lock import Lock
-from tracklayer.journal.notes import Begun, Closed, Ended
+from tracklayer.journal.notes import Begun, Closed, Ended, Reopened
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.refusals import refusals
@@ -53,7 +53,8 @@ class TestProgress:
         notes: list[Begun | Closed] = [Begun("a", parent=False, script=own), Begun("p", parent=True), Closed("k")]
         ends = [Ended("a"), Ended("b"), Ended("b", again=True), Ended("c"), Ended("c", again=True), Ended("c")]
         progress = Progress(tmp_path)
-        for note in [*notes, *ends]:
+        again: list[Ended | Reopened] = [Reopened("x"), Reopened("y"), Ended("y")]
+        for note in [*notes, *ends, *again]:
             progress.remember(note)
         size = (tmp_path / "progress").stat().st_size
         progress.remember(Ended("c"))
@@ -64,7 +65,7 @@ class TestProgress:
                 progress.move_to(folder)
             found = Progress(folder, writable=False).remembered
             assert list(found.begun.values()) == notes[:2]
-            assert (found.ended, found.closed) == ({"a", "c"}, {"k"})
+            assert (found.ended, found.reopened, found.closed) == ({"a", "c", "y"}, {"x"}, {"k"})
         progress.close()
 
     def test_it_only_goes_forward(self, tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ ROWS: Final = (
 )
 
 
+RUN_TYPES: Final = {"backfill of three dates": "backfill", "two DAGs on one schedule": "scheduled"}
+"""How DAG runs come about, by the case of their rows; all others are started by hand."""
+
+
 @dataclass(frozen=True)
 class Ended:
     """A DAG run that has ended: what MLflow and what Airflow has of it, asked for once.
@@ -151,11 +155,13 @@ class Ended:
     Attributes:
         story: its runs.
         states: Airflow's state of each task, and, under the empty name, of the DAG run; empty if it is deleted.
+        versions: ids of the DAG versions that Airflow ran them with, by the same names.
         dag_run: the DAG run as Airflow's API tells it; empty if it is deleted.
     """
 
     story: Story
     states: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
     dag_run: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -167,11 +173,12 @@ class Ended:
         if dag_run is None:
             return cls(story, {})
         instances = airflow.call(f"{path}/{story.told['run_id']}/taskInstances?limit=100")["task_instances"]
-        states = {
-            item["task_id"] + (f"[{item['map_index']}]" if item["map_index"] >= 0 else ""): item["state"]
-            for item in instances
+        named = {
+            item["task_id"] + (f"[{item['map_index']}]" if item["map_index"] >= 0 else ""): item for item in instances
         }
-        return cls(story, {**states, "": dag_run["state"]}, dag_run)
+        states = {task: item["state"] for task, item in named.items()}
+        versions = {task: item["dag_version"]["id"] for task, item in named.items() if item["dag_version"]}
+        return cls(story, {**states, "": dag_run["state"]}, versions, dag_run)
 
 
 def how(run: Run) -> Ending:
@@ -200,10 +207,29 @@ def check(ended: Ended, row: Row) -> None:
     assert row.told in runs[-1].tags.get("tracklayer.error.message", "")
     assert all((run.end_time or 0) >= (run.start_time or 1) for run in runs)
     assert {run.tags["airflow.dag_id"] for run in runs} == {row.dag}
+    _check_dag_run(ended, row, runs)
     if row.task:
         _check_tries(story, row, runs)
     else:
         _check_parent(ended, row, runs[0])
+
+
+def _check_dag_run(ended: Ended, row: Row, runs: list[Run]) -> None:
+    """What tells DAG runs of one DAG apart, on parent and tries: how it came about, its date, and the DAG's version."""
+    run_type = RUN_TYPES.get(row.case, "manual")
+    assert {run.tags["airflow.run_type"] for run in runs} == {run_type}
+    dates = {run.tags.get("airflow.logical_date") for run in runs}
+    if run_type == "manual":
+        assert dates == {None}
+    elif run_type == "backfill":
+        assert dates == {f"{row.run}T00:00:00+00:00"}
+    else:
+        assert [Story.moment(str(date)) for date in dates] == [Story.moment(ended.dag_run["logical_date"])]
+    versions = {run.tags["airflow.dag_version"] for run in runs}
+    if ended.dag_run:
+        known = {version["id"]: version["version_number"] for version in ended.dag_run["dag_versions"]}
+        assert versions == ({ended.versions[row.task]} if row.task else set(known))
+        assert [known[version] for version in versions] == [2 if row.run == "versioned again" else 1]
 
 
 def _check_tries(story: Story, row: Row, runs: list[Run]) -> None:
@@ -229,4 +255,4 @@ def _check_parent(ended: Ended, row: Row, parent: Run) -> None:
     assert parent.name == ended.story.told["run_id"]
     assert f"/dags/{row.dag}/runs/" in parent.tags["airflow.dag_run_url"]
     assert SUPERSEDED not in parent.tags
-    assert ended.dag_run.get("logical_date") is None or not row.case.startswith("manual")
+    assert ended.dag_run.get("logical_date") is None or "airflow.logical_date" in parent.tags

@@ -85,7 +85,8 @@ def test_the_table_on_two_workers(celery: Celery) -> None:
     for row in ROWS:
         if row.dag == "ends":
             check(ended, row)
-    assert all(celery.hold.with_name(f"journal-{name}").is_dir() for name in WORKERS), "both have worked"
+    journals = {path.read_text() for path in celery.hold.glob("ends.*.journal")}
+    assert journals == {str(celery.hold.with_name(f"journal-{name}")) for name in WORKERS}, "both have worked"
 
 
 def test_a_task_that_is_killed_alone_and_a_worker_that_is_killed_with_its_tasks(celery: Celery) -> None:

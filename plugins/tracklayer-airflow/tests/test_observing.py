@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 from observed_story import ObservedStory
@@ -22,6 +25,7 @@ from tracklayer.linking import read_links
 from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
 from tracklayer_airflow import observing
+from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -109,6 +113,9 @@ def test_the_task_hands_over_like_a_tracked_one(told: dict[str, ObservedStory]) 
     train = story.run("train_model")
     assert parse_token(story.xcom("train_model.tracklayer")).run.run_id == train.run_id
     assert story.xcom("train_model.tracklayer_url").endswith(f"/runs/{train.run_id}")
+    parent = story.parent
+    page = f"{story.uri}/#/experiments/{parent.experiment_id}/runs/{parent.run_id}"
+    assert [story.xcom(f"{task}.tracklayer_parent_url") for task in ("train_model", "evaluate_model")] == [page, page]
 
 
 # ------------------------------------------------------------------------------------------ nobody chose an experiment
@@ -414,16 +421,25 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
         (folder / f"{FIELD}.py").write_text((DAGS / f"{FIELD}.py").read_text())
         run_id = airflow.trigger("scheduled", {"hold": str(hold)})
 
-        def link() -> str | None:
-            return airflow.links("scheduled", run_id, "train").get("MLflow run")
+        def link(task: str = "train", index: int = -1) -> str | None:
+            with contextlib.suppress(urllib.error.HTTPError):  # it is not mapped yet
+                return airflow.links("scheduled", run_id, task, index).get("MLflow run")
+            return None
 
         wait_for(lambda: link() is not None, 120, "link to the run of a task that runs")
         held = ObservedStory(mlflow_server.uri, "scheduled", {"run_id": run_id}).run("train")
         assert (held.status, held.name) == ("RUNNING", "held")
         assert link() == f"{mlflow_server.uri}/#/experiments/{held.experiment_id}/runs/{held.run_id}"
         other = airflow.trigger("nothing_of_mlflow")
+        parts_hold = tmp_path / "hold.parts"
+        parts_hold.touch()
         hold.unlink()
         assert airflow.wait("nothing_of_mlflow", other)["state"] == "success"
+        wait_for(lambda: all(link("part", index) for index in (0, 1)), 120, "links of a mapped task that runs")
+        live = [link("part", index) for index in (0, 1)]
+        story = ObservedStory(mlflow_server.uri, "scheduled", {"run_id": run_id})
+        assert [story.run(f"part[{index}]").status for index in (0, 1)] == ["RUNNING", "RUNNING"]
+        parts_hold.unlink()
         of_field = airflow.wait(FIELD, seconds=240)  # by its schedule
         assert of_field["state"] == "success"
         assert airflow.wait("scheduled", run_id)["state"] == "failed"  # its last task kills itself
@@ -434,13 +450,17 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
             return [str(run.name) for story in stories for run in story.all_runs if run.status == "RUNNING"]
 
         wait_for(lambda: not running(), 60, "end of every run")
-        parts = [airflow.links("scheduled", run_id, "part", index)["MLflow run"] for index in (0, 1)]
+        assert [link("part", index) for index in (0, 1)] == live
+        told = airflow.call(
+            f"/api/v2/dags/scheduled/dagRuns/{quote(run_id)}/taskInstances/train/xcomEntries/{PARENT_URL_XCOM}"
+        )
 
     story = ObservedStory(mlflow_server.uri, "scheduled", {"run_id": run_id})
     assert (story.parent.status, story.experiment(story.parent)) == ("FAILED", "scheduled")
     assert ended(story.run("train")) == ("FINISHED", None, None)
     assert {story.experiment(run) for run in story.runs if run is not story.parent} == {"scheduled, chosen"}
-    assert [str(url).rpartition("/")[2] for url in parts] == [story.run(f"part[{index}]").run_id for index in (0, 1)]
+    assert [str(url).rpartition("/")[2] for url in live] == [story.run(f"part[{index}]").run_id for index in (0, 1)]
+    assert told["value"].endswith(f"/runs/{story.parent.run_id}")
     assert [story.upstream(task) for task in ("part[0]", "part[1]", "waiting", "die")] == [["train"]] * 4
     # After the deferral it did not call MLflow again, and ended all the same.
     assert (ended(story.run("waiting")), story.run("waiting").metrics) == (("FINISHED", None, None), {"before": 1.0})

@@ -29,8 +29,19 @@ print("listeners:", *(type(listener).__name__ for listener in plugin.listeners),
 import sys
 from tracklayer_airflow import policy, rules
 rules.rules_here()
-print("core:", *(name for name in sys.modules if name.partition(".")[0] == "tracklayer"))
+def loaded():
+    return [name for name in ("application", "documentation") if f"tracklayer_airflow.{name}" in sys.modules]
+print("early:", *loaded())
 print("tabs:", len(plugin.react_apps), len(plugin.fastapi_apps))
+print("mounted:", *loaded())
+import asyncio, httpx
+async def get(path):
+    transport = httpx.ASGITransport(plugin.fastapi_apps[0]["app"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
+        return await client.get(path)
+shown, tab = asyncio.run(get("/docs/")), asyncio.run(get("/dag_run.js"))
+print("documentation:", shown.status_code, "Tracking is off here." in shown.text, tab.status_code)
+print("core:", *(name for name in sys.modules if name.partition(".")[0] == "tracklayer"))
 seen = []
 closer.Closer.begin = lambda self: seen.append("begun")
 celery_worker.prepare(["airflow", "scheduler"])
@@ -55,6 +66,7 @@ print("shown:" + json.dumps({
         for name, field in form.extra_fields.items()
     },
     "labels": {name: field.title for name, field in form.standard_fields if field is not None},
+    "documentation": known.providers["tracklayer-airflow"].data.get("documentation-url"),
     "links": [name for name in known.extra_links_class_names if name.startswith("tracklayer")],
     "bundles": [bundle.name for bundle in DagBundlesManager().get_all_dag_bundles()],
 }))
@@ -110,7 +122,8 @@ WITHOUT_RULES = "DagRunListener AfterwardsListener"
 
 BOTH = f"{WITHOUT_RULES} TaskListener"
 
-NOTHING_SAID = dict.fromkeys(("MLFLOW_TRACKING_URI", "TRACKLAYER_JOURNAL", "TRACKLAYER_PATIENCE"), "")
+NO_URI = {"MLFLOW_TRACKING_URI": "", "TRACKLAYER_TEAM": "risk"}
+"""As in many an environment: variables of tracklayer's, and none that leads to a server."""
 
 
 @pytest.mark.parametrize(
@@ -122,8 +135,7 @@ NOTHING_SAID = dict.fromkeys(("MLFLOW_TRACKING_URI", "TRACKLAYER_JOURNAL", "TRAC
         ({"AIRFLOW__TRACKLAYER__OBSERVE": "perhaps"}, WITHOUT_RULES, "no task is observed: setting 'observe'"),
         ({"TRACKLAYER_AIRFLOW_LISTENER": "false"}, "", ""),
         ({"TRACKLAYER_ENABLED": "false"}, "", ""),
-        (NOTHING_SAID, "", ""),
-        ({**NOTHING_SAID, "TRACKLAYER_TEAM": "risk"}, "", ""),
+        (NO_URI, "", ""),
         ({"MLFLOW_TRACKING_URI": "", "AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow"}, WITHOUT_RULES, ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "False"}, "", ""),
         ({"AIRFLOW__TRACKLAYER__ENABLED": "perhaps"}, "", "DAG runs are not listened to"),
@@ -136,7 +148,6 @@ NOTHING_SAID = dict.fromkeys(("MLFLOW_TRACKING_URI", "TRACKLAYER_JOURNAL", "TRAC
         "wrong rule",
         "switched off",
         "disabled",
-        "nothing said",
         "no tracking URI",
         "connection",
         "switched off in Airflow",
@@ -147,21 +158,46 @@ NOTHING_SAID = dict.fromkeys(("MLFLOW_TRACKING_URI", "TRACKLAYER_JOURNAL", "TRAC
 def test_what_is_there_is_what_is_wanted(
     airflow_home: AirflowHome, environ: dict[str, str], listeners: str, message: str
 ) -> None:
-    """The listeners; somebody beside a Celery worker, as they; the tab, unless tracking is switched off in Airflow."""
+    """The listeners; somebody beside a Celery worker, as they; the tab, unless tracking is switched off in Airflow.
+
+    And the documentation, which says so if it is."""
     output = run(airflow_home, WHAT_IS_THERE, environ=environ)
     told = dict(
         line.split(":", 1)
         for line in output.splitlines()
-        if line.startswith(("listeners:", "core:", "tabs:", "beside"))
+        if line.startswith(("listeners:", "early:", "tabs:", "mounted:", "documentation:", "core:", "beside"))
     )
     tabs = 0 if "AIRFLOW__TRACKLAYER__ENABLED" in environ else 1
     assert told["listeners"].split() == listeners.split()
-    assert told["tabs"].split() == [str(tabs), str(tabs)]
+    assert told["early"].split() == [], "only the API server asks for pages"
+    assert told["tabs"].split() == [str(tabs), "1"]
+    assert told["mounted"].split() == ["application"], "a page is made when somebody asks for it"
+    assert told["documentation"].split() == (["200", "False", "200"] if tabs else ["200", "True", "404"])
     assert told["beside a worker"].split() == [str(int(bool(listeners)))]
-    spoken_of = environ != NOTHING_SAID and environ.get("AIRFLOW__TRACKLAYER__ENABLED") is None
+    spoken_of = environ != NO_URI and environ.get("AIRFLOW__TRACKLAYER__ENABLED") is None
     assert bool(told["core"].split()) is spoken_of, "core is imported only where there may be something to track"
     assert message in output
     assert ("are ended with their DAG runs" in output) is ("not listened to" in message)
+
+
+BROKEN = """
+import tracklayer_airflow.application
+def application(**arguments):
+    raise RuntimeError("something is missing")
+tracklayer_airflow.application.application = application
+from airflow import plugins_manager
+try:
+    plugins_manager.get_fastapi_plugins()
+except AttributeError:  # Airflow 3.1
+    plugins_manager.initialize_fastapi_plugins()
+print("the API server starts")
+"""
+
+
+def test_pages_that_cannot_be_made_keep_no_api_server_from_starting(airflow_home: AirflowHome) -> None:
+    output = run(airflow_home, BROKEN, environ={})
+    assert "the API server starts" in output
+    assert "Airflow's pages have no tab and no documentation: something is missing" in output
 
 
 def test_airflow_lists_the_provider(airflow_home: AirflowHome) -> None:
@@ -177,6 +213,9 @@ def test_airflow_shows_hook_form_links_and_examples(airflow_home: AirflowHome) -
     (shown,) = (json.loads(line[6:]) for line in output.splitlines() if line.startswith("shown:"))
     bundles = shown.pop("bundles")
     assert ("tracklayer-airflow-example-dags" in bundles) is (AIRFLOW >= (3, 3))  # earlier ones look at their own alone
+    assert (
+        shown.pop("documentation").strip() == "tracklayer/docs/"
+    )  # before 3.3 a space stands before it, as before all
     assert shown == {
         "hook": "tracklayer_airflow.hooks.MlflowHook",
         "fields": {

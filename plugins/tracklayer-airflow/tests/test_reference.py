@@ -1,4 +1,4 @@
-"""docs/reference/airflow.md tells of every option, setting, field, argument, macro and link, and of no other."""
+"""The reference page tells of every option, setting, field, argument, macro and link, and of no other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tracklayer_airflow.provider import get_provider_info
 from tracklayer_airflow.rules import OPTIONS
 from tracklayer_airflow.settings import AirflowSettings
 
-PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "airflow.md").read_text()
+PAGE = (Path(tracklayer_airflow.__file__).parent / "pages" / "reference.md").read_text()
 
 INFO: Any = get_provider_info()
 

@@ -159,6 +159,7 @@ def told(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) 
     return home.test(
         "registry",
         "registry_troubles",
+        "alias_moves",
         environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection},
     )
 
@@ -178,6 +179,48 @@ def test_a_model_goes_through_the_registry(told: dict[str, Any], mlflow_server: 
     run = client.get_run(found.run_id or "")
     assert run.data.tags["tracklayer.stage"] == "training"
     assert len(client.search_model_versions("name='doubler'")) == 1
+
+
+def test_an_alias_that_moves_while_somebody_waits(told: dict[str, Any], mlflow_server: MlflowServer) -> None:
+    """By the mode poke since what it was at first, by the mode reschedule since what is told; not since where it is."""
+    tasks, xcoms = told["alias_moves"]["tasks"], told["alias_moves"]["xcoms"]
+    states = {task: state for task, (state, _) in tasks.items()}
+    assert states == dict.fromkeys(tasks, "success") | {"known_already": "failed"}
+    assert (xcoms["remembered.return_value"], xcoms["told.return_value"]) == ("2", "2")
+    # Each promotion says what it has put an end to.
+    assert [xcoms[f"{task}.return_value"] for task in ("up", "again_up", "down")] == ["1", "2", "2"]
+    assert MlflowClient(mlflow_server.uri).get_model_version_by_alias("mover", "champion").version == "1"
+
+
+def test_when_an_alias_has_moved(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    client, name = MlflowClient(mlflow_server.uri), f"moved-{uuid.uuid4().hex[:8]}"
+
+    def waiting(since: str | int | None) -> ModelAliasSensor:
+        return ModelAliasSensor(task_id="moved", name=name, alias="champion", since=since)
+
+    since_then, since_one, since_none = waiting(None), waiting(1), waiting("")
+    assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such model"
+    client.create_registered_model(name)
+    for number in ("1", "2"):
+        client.create_model_version(name, f"s3://models/{number}")
+    assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such alias"
+    client.set_registered_model_alias(name, "champion", "1")
+    assert [sensor.poke({}).xcom_value for sensor in (since_then, since_one, since_none)] == ["1", None, "1"]
+    late = waiting(None)
+    assert [late.poke({}).is_done, late.poke({}).is_done] == [False, False], "it stands where it stood at first"
+    client.delete_registered_model_alias(name, "champion")
+    assert [sensor.poke({}).is_done for sensor in (late, since_one)] == [False, False], "it stands for nothing"
+    client.set_registered_model_alias(name, "champion", "2")
+    assert [sensor.poke({}).xcom_value for sensor in (late, since_one)] == ["2", "2"]
+    # While the server is away nothing is remembered.
+    away = waiting(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    assert not away.poke({}).is_done
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    assert not away.poke({}).is_done
+    client.set_registered_model_alias(name, "champion", "1")
+    assert away.poke({}).xcom_value == "1"
 
 
 def test_what_cannot_be_done_fails_and_says_why(told: dict[str, Any]) -> None:

@@ -7,10 +7,13 @@ to be afterwards, with which status, try, parent, tags and links.
 from __future__ import annotations
 
 import os
+import re
 import urllib.request
 from contextlib import ExitStack
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urljoin
 
 import pytest
 from ending_scene import ENVIRON, SOON, VERSIONED, Scene, run_everything
@@ -145,3 +148,25 @@ def test_the_dag_runs_page_has_a_tab_with_its_run(scene: Scene) -> None:
         entry = next(one for one in found["xcom_entries"] if one["key"] == key and one["task_id"] == "success")
         where = f"{tasks}/{entry['task_id']}/xcomEntries/{key}?map_index={entry['map_index']}"
         assert service.call(where)["value"].endswith(f"/runs/{run.run_id}")
+
+
+def test_the_page_of_providers_leads_to_the_documentation(scene: Scene) -> None:
+    """A browser looks for a relative address below the base of Airflow's pages, and without a space that stands before it."""
+    service = scene.service
+    (provider,) = (
+        one
+        for one in service.call("/api/v2/providers?limit=100")["providers"]
+        if one["package_name"] == "tracklayer-airflow"
+    )
+    with urllib.request.urlopen(f"{service.uri}/providers", timeout=30) as answer:
+        (base,) = re.findall(r'<base href="([^"]+)"', answer.read().decode())
+    address = urljoin(urljoin(service.uri, base), provider["documentation_url"].strip())
+    assert address == f"{service.uri}/tracklayer/docs/"
+    for url, heading in ((address, "What can be tracked"), (urljoin(address, "reference"), "Options of Airflow's")):
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+            page = unescape(answer.read().decode())
+        assert f"tracklayer-airflow {provider['version']}" in page
+        assert f">{heading}" in page
+        assert "Tracking is off here." not in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import urllib.error
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +44,21 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
         wait_for(lambda: len(looking_after()) == 1, 60, "process that looks after what is killed, before any DAG run")
         made = airflow.trigger("makes_asset", {"hold": str(hold)})
 
-        def link() -> str | None:
-            return airflow.links("makes_asset", made, "make").get("MLflow run")
+        def link(task: str = "make", index: int = -1) -> str | None:
+            with contextlib.suppress(urllib.error.HTTPError):  # it is not mapped yet
+                return airflow.links("makes_asset", made, task, index).get("MLflow run")
+            return None
 
         wait_for(lambda: link() is not None, 120, "link to the run of a task that runs")
         while_running = link()
         assert Story(mlflow_server.uri, "makes_asset", {"run_id": made}).run("make").status == "RUNNING"
+        of_mapped = tmp_path / "hold.mapped"
+        of_mapped.touch()
         hold.unlink()
+        wait_for(lambda: all(link("check", index) for index in (0, 1)), 120, "links of a mapped task that runs")
+        running = Story(mlflow_server.uri, "makes_asset", {"run_id": made})
+        live = {index: (link("check", index), running.tries(f"check[{index}]")[-1]) for index in (0, 1)}
+        of_mapped.unlink()
         assert airflow.wait("makes_asset", made)["state"] == "success"
         used = airflow.wait("uses_asset")
         assert used["state"] == "failed"  # its second task kills itself
@@ -69,6 +78,10 @@ def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServe
     make = maker.run("make")
     assert while_running == f"{mlflow_server.uri}/#/experiments/{make.experiment_id}/runs/{make.run_id}"
     # mapped tasks, of which one was tried twice
+    assert {run.status for _, run in live.values()} == {"RUNNING"}
+    assert {index: str(url).rpartition("/")[2] for index, (url, _) in live.items()} == {
+        index: run.run_id for index, (_, run) in live.items()
+    }
     assert [run.status for run in maker.tries("check[1]")] == ["FAILED", "FINISHED"]
     assert maker.upstream("check[0]") == maker.upstream("check[1]") == ["make"]
     assert {index: str(url).rpartition("/")[2] for index, url in links.items()} == {

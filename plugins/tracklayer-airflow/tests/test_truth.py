@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from harness.process import Program, free_port, wait_for
 from tracklayer.cli import main
 from tracklayer.context import State, TaskRun, WorkflowRun
 from tracklayer_airflow import truth
-from tracklayer_airflow.api import URL_VARIABLE, AirflowUnavailable
+from tracklayer_airflow.api import URL_VARIABLE, AirflowUnavailable, api
 from tracklayer_airflow.hookimpls import tracklayer_task_state, tracklayer_workflow_state
 from tracklayer_airflow.settings import AirflowSettings
 
@@ -27,16 +29,32 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+PAGES = "https://airflow.example.com"
+"""How the Airflow calls itself; it is asked at an address of loopback."""
+
+FORGOTTEN = """
+from airflow.sdk import DAG, task
+
+with DAG("forgotten", schedule=None):
+
+    @task.tracked
+    def once() -> None:
+        pass
+
+    once()
+"""
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass
 class Airflow:
-    """A running Airflow whose listener is switched off, with one DAG run that failed and one that waits."""
+    """A running Airflow whose listener is switched off: a DAG run that failed, one that waits, one whose DAG was deleted."""
 
     service: AirflowService
     failed: str
     waiting: str
+    forgotten: str
     hold: Path
 
 
@@ -45,13 +63,35 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: MlflowServe
     folder = tmp_path_factory.mktemp("airflow-truth")
     hold = folder / "hold"
     hold.touch()
-    environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_AIRFLOW_LISTENER": "false"}
-    with AirflowService(AirflowHome(folder / "home", HERE / "dags_truth"), environ=environ) as service:
+    dags = folder / "dags"
+    dags.mkdir()
+    shutil.copy(HERE / "dags_truth" / "truth.py", dags)
+    (dags / "forgotten.py").write_text(FORGOTTEN)
+    environ = {
+        "MLFLOW_TRACKING_URI": mlflow_server.uri,
+        "TRACKLAYER_AIRFLOW_LISTENER": "false",
+        "AIRFLOW__API__BASE_URL": PAGES,
+    }
+    with AirflowService(AirflowHome(folder / "home", dags), environ=environ) as service:
         failed = service.trigger("truth")
         waiting = service.trigger("waits", {"hold": str(hold)})
+        forgotten = service.trigger("forgotten")
+        assert service.wait("forgotten", forgotten)["state"] == "success"
+        (dags / "forgotten.py").unlink()
+        wait_for(lambda: is_deleted(service, "forgotten"), 60, "deletion of a DAG")
         assert service.wait("truth", failed, seconds=240)["state"] == "failed"
-        yield Airflow(service, failed, waiting, hold)
+        yield Airflow(service, failed, waiting, forgotten, hold)
         hold.unlink(missing_ok=True)
+
+
+def is_deleted(service: AirflowService, dag_id: str) -> bool:
+    """Whether Airflow has no such DAG any more; deletes it if it has."""
+    try:
+        service.call(f"/api/v2/dags/{dag_id}")
+    except urllib.error.HTTPError as error:
+        return error.code == 404
+    service.call(f"/api/v2/dags/{dag_id}", method="DELETE")
+    return False
 
 
 @pytest.fixture
@@ -61,8 +101,9 @@ def asked(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Airflow:
     return airflow
 
 
-def dag_run(dag_id: str, run_id: str, instance: str = "default") -> WorkflowRun:
-    return WorkflowRun(orchestrator="airflow", instance=instance, workflow=dag_id, run_id=run_id)
+def dag_run(dag_id: str, run_id: str, instance: str = "default", *, url: str | None = None) -> WorkflowRun:
+    tags = {"airflow.dag_run_url": f"{url}/dags/{dag_id}/runs/{run_id}"} if url else {}
+    return WorkflowRun(orchestrator="airflow", instance=instance, workflow=dag_id, run_id=run_id, tags=tags)
 
 
 def test_the_state_of_dag_runs(asked: Airflow) -> None:
@@ -76,6 +117,46 @@ def test_the_state_of_dag_runs(asked: Airflow) -> None:
     assert tracklayer_workflow_state(dag_run("of another Airflow", "r1")) is None
     assert tracklayer_workflow_state(dag_run("truth", asked.failed, instance="another")) is None
     assert tracklayer_workflow_state(WorkflowRun(orchestrator="prefect", workflow="truth", run_id="r1")) is None
+
+
+def test_a_dag_that_was_deleted_is_told_from_one_of_another_airflow(
+    asked: Airflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def state(url: str | None) -> State | None:
+        return tracklayer_workflow_state(dag_run("forgotten", asked.forgotten, url=url))
+
+    truth._say_that_a_dag_is_unknown.cache_clear()
+    assert state(PAGES) is None, "nobody has said that this is what it calls itself"
+    assert f"knows no DAG 'forgotten', whose open runs were made by the Airflow at {PAGES}" in caplog.text
+    monkeypatch.setenv(URL_VARIABLE, f"{PAGES}/")
+    assert state(PAGES) == State(status="GONE")
+    assert [state(url) for url in (None, "https://other.example.com", f"{PAGES}/team", f"{PAGES}.evil")] == [None] * 4
+    assert state(asked.service.uri) is None, "the same address is on every machine"
+    # The address that is asked counts as well as the other, unless it is that of loopback.
+    monkeypatch.delenv(URL_VARIABLE)
+    of_name = api(AirflowSettings(api_url="http://airflow:8080"))
+    assert of_name is not None
+    assert truth._was_of(of_name, dag_run("forgotten", "r1", url="http://airflow:8080"))
+    assert not truth._was_of(of_name, dag_run("forgotten", "r1", url="http://airflow:8081"))
+
+
+def test_reconciling_ends_what_is_left_of_a_deleted_dag(
+    asked: Airflow, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    arguments = ["reconcile", "--experiment", "forgotten", "--apply", "--format", "json"]
+
+    def status() -> str:
+        return str(Story(mlflow_server.uri, "forgotten", {"run_id": asked.forgotten}).parent.status)
+
+    assert run([*arguments, "--older-than", "0s"]) == 0
+    assert "nobody here can say" in json.loads(capsys.readouterr().out)["left_alone"][0]["because"]
+    assert status() == "RUNNING", "it may be another Airflow's"
+    monkeypatch.setenv(URL_VARIABLE, PAGES)
+    assert run(arguments) == 0
+    assert "not long ago" in json.loads(capsys.readouterr().out)["left_alone"][0]["because"], "it may be restored"
+    assert run([*arguments, "--older-than", "0s"]) == 0
+    assert status() == "KILLED"
 
 
 @pytest.mark.parametrize(

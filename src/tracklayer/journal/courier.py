@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -12,7 +13,7 @@ import msgspec
 from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
 from tracklayer.description import NOTE_TAG, recomposed, with_user_text
-from tracklayer.exceptions import Refused
+from tracklayer.exceptions import NotFound, Refused
 from tracklayer.identity import (
     PRODUCED_TAG,
     ROOT_TAG,
@@ -157,10 +158,13 @@ class Courier:
         """Create the run of an opening, or find it. Raises Abandoned."""
         for local in {operation.id, self._ids.known(operation.id) or operation.id}:
             self._journal.progress.remember(Ended(local, again=True))
+        given = self._given(operation.id)
         if operation.id in self._before:
+            if given:
+                with contextlib.suppress(NotFound):
+                    self._linkage.begun_before(operation.id, operation.opening, self._ids.resolve(operation.id))
             self._before.discard(operation.id)
             return
-        given = self._given(operation.id)
         progress = self._journal.progress
         if note := Begun.of(operation):
             progress.remember(note)

@@ -349,6 +349,10 @@ class Delivery:
             except StoreError as left:
                 self._trouble(lane, position, left)
                 return False
+        except Exception as error:
+            log.warning("tracking: delivering what was logged to %s failed: %s", lane, error, exc_info=error)
+            self._trouble(lane, parcel.position, error)
+            return False
         self._parcels.sent(lane, parcel, before, whole=whole)
         self._answers = True
         self.requests += 1

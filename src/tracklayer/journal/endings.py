@@ -10,7 +10,7 @@ from tracklayer.forking import importing
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.identities import Held, Later
 from tracklayer.journal.late_ends import LateEnds
-from tracklayer.journal.notes import Ended
+from tracklayer.journal.notes import Ended, Reopened
 from tracklayer.journal.progress import TWICE
 from tracklayer.opening import milliseconds
 from tracklayer.provisional import provisional_id
@@ -89,7 +89,11 @@ class Endings:
         """End a run, or open it again."""
         store, run_id = self._backend.store, self._ids.resolve(operation.run)
         if operation.status == "RUNNING":
-            reopen(store, store.get_run(run_id))  # whoever delivered its end may have announced it
+            run = store.get_run(run_id)
+            if run.status != "RUNNING" or operation.run in self._progress.remembered.ended:
+                # Else it is somebody else's, who is at work with it.
+                self._progress.remember(Reopened(operation.run))
+            reopen(store, run)  # whoever delivered its end may have announced it
         elif operation.left and operation.end_time is not None:
             end_instead(store, run_id, operation.status, operation.end_time, {})
         else:

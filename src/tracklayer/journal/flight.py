@@ -107,6 +107,7 @@ class Flight:
             if self._next is not None and self._error is None and not self._refusals and self._next.claim():
                 following = self._next
         finally:
+            self._next = None  # else the first of them holds all the others, and their points, until the thread ends
             self._over.open()
         return following
 

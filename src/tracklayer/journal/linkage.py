@@ -154,10 +154,8 @@ class Linkage:
 
     def begun(self, local: str, opening: Opening, opened: Opened, *, late: bool) -> None:
         """See to the links of a new run: those that could not be written yet, and those of others to it."""
-        if late:  # it is known by other ids, too, which were derived where it could not be looked for
-            self._derived[local] = [tag.removeprefix(ID_TAG) for tag in opening.tags if tag.startswith(ID_TAG)]
-            for identifier in self._derived[local]:
-                self.right_consumers(identifier, opened.ref.run_id)
+        if late:
+            self._known_as(local, opening, opened.ref.run_id)
         for link in opened.links:
             self._look_again(opened.ref.run_id, link.upstream)
         for item in opening.upstream:
@@ -165,6 +163,22 @@ class Linkage:
                 self._grant(self._backend.store.get_run(opened.ref.run_id), item.run.run_id, found)
         if late:
             self._describe_late(opened)
+
+    def begun_before(self, local: str, opening: Opening, run_id: str) -> None:
+        """As `begun`, for a run that an earlier delivery has made, and that perhaps did not come to see to its links."""
+        self._known_as(local, opening, run_id)
+        run = self._backend.store.get_run(run_id)
+        for tag in run.tags:
+            identifier = tag.removeprefix(EXPECTED_TAG)
+            if identifier != tag and (found := self._finished(identifier)) is not None:
+                self._grant(run, identifier, found)
+        self.sent(run_id, run.tags)
+
+    def _known_as(self, local: str, opening: Opening, run_id: str) -> None:
+        """A run that comes late is known by other ids, too, which were derived where it could not be looked for."""
+        self._derived[local] = [tag.removeprefix(ID_TAG) for tag in opening.tags if tag.startswith(ID_TAG)]
+        for identifier in self._derived[local]:
+            self.right_consumers(identifier, run_id)
 
     def _describe_late(self, opened: Opened) -> None:
         """Whoever ended the workflow run has described the runs that fed it; a run that comes later does it itself."""

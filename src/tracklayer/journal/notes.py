@@ -55,6 +55,12 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     again: bool = False
 
 
+class Reopened(msgspec.Struct, frozen=True, array_like=True, tag="reopened"):
+    """The run with this id was over, and this process has opened it again: it is to end it, whoever began it."""
+
+    id: str
+
+
 class Closed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     """The workflow run of this key has the end that this process gave it."""
 
@@ -68,7 +74,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     count: int
 
 
-Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Closed | Told
+Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Reopened | Closed | Told
 
 
 class Remembered:
@@ -77,6 +83,7 @@ class Remembered:
     Attributes:
         begun: by local ids, what is to be remembered of runs.
         ended: local ids of runs that were ended, or left open on purpose, and not opened again.
+        reopened: ids of runs that were over, were opened again and not ended since.
         closed: keys of workflow runs that were ended.
         told: by the server's ids, of how many refused values runs and models know.
     """
@@ -85,10 +92,11 @@ class Remembered:
         """Remember nothing yet."""
         self.begun: dict[str, Begun] = {}
         self.ended: set[str] = set()
+        self.reopened: set[str] = set()
         self.closed: set[str] = set()
         self.told: dict[str, int] = {}
 
-    def take(self, note: Begun | Ended | Closed | Told) -> bool:
+    def take(self, note: Begun | Ended | Reopened | Closed | Told) -> bool:
         """Remember it; False if it says nothing new."""
         if isinstance(note, Begun):
             fresh = self.begun.get(note.id) != note
@@ -99,15 +107,22 @@ class Remembered:
         elif isinstance(note, Told):
             fresh = self.told.get(note.id) != note.count
             self.told[note.id] = note.count
+        elif isinstance(note, Reopened):
+            fresh = note.id not in self.reopened
+            self.reopened.add(note.id)
         elif note.again:
             fresh = note.id in self.ended
             self.ended.discard(note.id)
         else:
-            fresh = note.id not in self.ended
+            fresh = note.id not in self.ended or note.id in self.reopened
             self.ended.add(note.id)
+            self.reopened.discard(note.id)
         return fresh
 
     def notes(self) -> list[Note]:
         """All of it, in as few notes as it takes."""
-        told = [Told(run, count) for run, count in self.told.items()]
-        return [*self.begun.values(), *map(Ended, sorted(self.ended)), *map(Closed, sorted(self.closed)), *told]
+        notes: list[Note] = [*self.begun.values(), *map(Closed, sorted(self.closed))]
+        notes += map(Ended, sorted(self.ended))
+        notes += map(Reopened, sorted(self.reopened))
+        notes += (Told(run, count) for run, count in self.told.items())
+        return notes

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tracklayer.journal.disk import sync, sync_folder, write_whole
-from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Told, Trying
+from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Reopened, Told, Trying
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.record import decoder, frames, pack
 from tracklayer.journal.refusals import Refusal, Refusals
@@ -128,7 +128,7 @@ class Progress:
         with self._lock:
             self._note(named)
 
-    def remember(self, note: Begun | Ended | Closed | Told) -> None:
+    def remember(self, note: Begun | Ended | Reopened | Closed | Told) -> None:
         """What a record says that is delivered, and may be removed by now. Told again it is not written again."""
         with self._lock:
             if self.remembered.take(note):

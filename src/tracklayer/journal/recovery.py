@@ -155,6 +155,10 @@ class Recovery:
                 end_instead(store, named.run_id, "KILLED", died_at, {OUTCOME_TAG: DIED}, given=local)
                 if self.journal.progress.tried(TWICE + local):
                     trash_twins(self._backend.store, named.run_id)
+        for run in self.journal.progress.remembered.reopened:
+            run_id = self.delivery.identities.known(run)
+            if run_id is not None and not self._is_over(run):
+                end_instead(self._backend.store, run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED})
         for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:
             settle_parents(self._backend.store, key)
         for context in self._survey.scripts.values():

@@ -130,7 +130,7 @@ def prepared(store: Store, run_id: str, metrics: Sequence[Metric]) -> Callable[[
         return partial(deliver, store, run_id, metrics=metrics)
     try:
         send = prepare(run_id, metrics=metrics)
-    except Refused:  # one of them is no number: `deliver` finds out which
+    except Exception:  # one of them is no number, perhaps: `deliver` finds out which, or fails where that is judged
         return partial(deliver, store, run_id, metrics=metrics)
 
     def deliver_prepared() -> list[Refusal]:

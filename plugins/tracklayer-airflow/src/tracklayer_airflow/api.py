@@ -44,6 +44,11 @@ class Api:
         self._token: str | None = None
         self._away_until = 0.0
 
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """By which addresses this Airflow is known: the one that is asked, and the one by which it calls itself, if told."""
+        return tuple(filter(None, (self.url, os.environ.get(URL_VARIABLE))))
+
     def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any] | None:
         """A DAG run; None if there is none of this id.
 

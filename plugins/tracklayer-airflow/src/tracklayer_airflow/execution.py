@@ -15,7 +15,7 @@ from tracklayer.provisional import is_provisional
 from tracklayer.singleton import singleton
 from tracklayer.tracking import track
 from tracklayer_airflow import awaited, carriers, handover, place, server
-from tracklayer_airflow.links import MLflowParentLink, MLflowRunLink, push_url
+from tracklayer_airflow.links import MLflowParentLink, push_url, without_links
 from tracklayer_airflow.outcome import of_task
 from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
@@ -113,15 +113,9 @@ def _last() -> _Last:
 def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | None) -> Any:
     """Do `work` untracked; there is a current run all the same, for user code that asks for it, and it does nothing."""
     with fence("taking the links from the task's page", "log"):
-        _without_links(operator)
+        without_links(operator)
     with track(operator.tracking_argument("stage"), settings=settings):
         return work()
-
-
-def _without_links(operator: Tracked, *kinds: type) -> None:
-    """Take links of these kinds, or all of ours, from this instance: no empty link is to be stored for it."""
-    kinds = kinds or (MLflowRunLink, MLflowParentLink)
-    operator.operator_extra_links = tuple(one for one in operator.operator_extra_links if not isinstance(one, kinds))
 
 
 def _link(operator: Tracked, task: Mapping[str, Any], run: StageRun, settings: Settings) -> None:
@@ -130,12 +124,12 @@ def _link(operator: Tracked, task: Mapping[str, Any], run: StageRun, settings: S
     with fence("linking the run on the task's page", settings.on_error):
         parent = run.parent
         if run.url is None:
-            _without_links(operator)
+            without_links(operator)
             return
         if parent is not None and not is_provisional(parent.run_id):
             operator.mlflow_parent_url = page_url(settings, run.tracking_uri or "", parent)
         else:
-            _without_links(operator, MLflowParentLink)
+            without_links(operator, MLflowParentLink)
         push_url(task["ti"], run.url)
         if operator.mlflow_parent_url and run.context.parent is None:  # one of the first tasks: for the DAG run's page
             push_url(task["ti"], operator.mlflow_parent_url, PARENT_URL_XCOM)

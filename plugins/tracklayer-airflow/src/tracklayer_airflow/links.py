@@ -48,6 +48,12 @@ class MLflowParentLink(BaseOperatorLink):
         return url if isinstance(url, str) else ""
 
 
+def without_links(operator: Any, *kinds: type) -> None:
+    """Take links of these kinds, or all of ours, from this instance: no empty link is to be stored for it."""
+    kinds = kinds or (MLflowRunLink, MLflowParentLink)
+    operator.operator_extra_links = tuple(one for one in operator.operator_extra_links if not isinstance(one, kinds))
+
+
 def push_url(ti: Any, url: str, key: str = URL_XCOM) -> None:
     """Store the address of a run's page where the web server looks for it, for the task instance `ti` that runs here.
 

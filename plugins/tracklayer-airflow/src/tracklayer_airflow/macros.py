@@ -8,6 +8,7 @@ server could not be reached), so that what is triggered is triggered all the sam
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _found(ti: Any, task_id: str | None) -> Token | None:
 
         if not is_on():
             return None
-        from tracklayer_airflow import upstream
+        from tracklayer_airflow import upstream  # which imports core once there is a token to be read
 
         task = _task(ti)
         if task_id is not None:
@@ -106,6 +107,8 @@ def _task(ti: Any) -> dict[str, Any]:
 
 
 def _own(task: dict[str, Any]) -> Token | None:
+    if "tracklayer.current" not in sys.modules:  # nothing has been tracked in this process
+        return None
     from tracklayer.current import current_run
     from tracklayer.identity import parse_token
     from tracklayer_airflow import place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.standard.operators.python import PythonOperator
@@ -77,17 +78,25 @@ class Tracked(BaseOperator):
         return self._tracked(context, lambda: super(Tracked, self).resume_execution(next_method, next_kwargs, context))
 
     def _tracked(self, context: Context, work: Callable[[], Any]) -> Any:
-        run: Callable[[Tracked, Context, Callable[[], Any]], Any] | None = None
+        run: Callable[[], Any] = work
         try:
-            from tracklayer_airflow.switch import is_on
-
-            if is_on():
-                from tracklayer_airflow.execution import run_tracked
-
-                run = run_tracked
+            run = self._how(context, work)
         except Exception:  # a broken installation of tracklayer is no reason for the task to fail
             log.warning("tracking: the task runs untracked", exc_info=True)
-        return work() if run is None else run(self, context, work)
+        return run()
+
+    def _how(self, context: Context, work: Callable[[], Any]) -> Callable[[], Any]:
+        """The work, tracked or not. Core is imported only where it may be tracked."""
+        from tracklayer_airflow.switch import is_on, is_spoken_of_in_task
+
+        on = is_on()
+        if on and is_spoken_of_in_task():
+            from tracklayer_airflow.execution import run_tracked
+
+            return partial(run_tracked, self, context, work)
+        from tracklayer_airflow.untracked import run_untracked
+
+        return partial(run_untracked, self, work, on=on)
 
 
 class TrackedPythonOperator(Tracked, PythonOperator):

@@ -1,4 +1,4 @@
-"""The Airflow plugin (entry point ``airflow.plugins``): macros, listeners on DAG runs and tasks, a tab for DAG runs."""
+"""The Airflow plugin (entry point ``airflow.plugins``): macros, listeners on DAG runs and tasks, a tab, documentation."""
 
 from __future__ import annotations
 
@@ -34,12 +34,16 @@ class TracklayerPlugin(AirflowPlugin):
 
     @cached_property
     def fastapi_apps(self) -> list[Any]:  # type: ignore[override]  # asked for in the API server alone
-        """What is mounted in Airflow's API server: the file of the tab. None where tracking is switched off."""
-        if not self.react_apps:
-            return []
-        from tracklayer_airflow.tab import PREFIX, application
+        """What is mounted in Airflow's API server: the documentation, and the file of the tab where there is one."""
+        try:
+            from tracklayer_airflow.application import application
+            from tracklayer_airflow.tab import PREFIX
 
-        return [{"name": self.name, "app": application(), "url_prefix": PREFIX}]
+            app = application(is_on=bool(self.react_apps))
+        except Exception as error:  # a broken installation: Airflow's own pages are there all the same
+            log.error("tracking: Airflow's pages have no tab and no documentation: %s", error)  # noqa: TRY400  # it explains itself
+            return []
+        return [{"name": self.name, "app": app, "url_prefix": PREFIX}]
 
     @cached_property
     def react_apps(self) -> list[Any]:  # type: ignore[override]  # Airflow takes out of it what it does not show

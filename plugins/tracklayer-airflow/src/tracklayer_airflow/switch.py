@@ -1,9 +1,24 @@
-"""The switch in Airflow's own configuration: ``[tracklayer] enabled``, or ``AIRFLOW__TRACKLAYER__ENABLED``."""
+"""Whether anything is tracked here, found out without importing anything of tracklayer's core.
+
+By the switch in Airflow's own configuration, ``[tracklayer] enabled`` or ``AIRFLOW__TRACKLAYER__ENABLED``, and by whether
+anything says where MLflow's server may be.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARIABLES: Final = ("MLFLOW_TRACKING_URI", "TRACKLAYER_TRACKING_URI", "TRACKLAYER_AIRFLOW_MLFLOW_CONN_ID")
+"""Those that say where the server is, or which connection does. No other variable of tracklayer's leads to one."""
+
+SETTINGS: Final = (b"tracking_uri", b"mlflow_conn_id")
+"""The same in a file."""
 
 
 def is_on() -> bool:
@@ -40,24 +55,40 @@ def is_listening() -> bool:
 def is_spoken_of() -> bool:
     """Whether anything says where MLflow's server may be, so that settings are worth reading; nothing is imported here.
 
-    MLflow's variable, any variable of tracklayer's, a file that may have its settings, or Airflow's option.
+    One of `VARIABLES`, Airflow's option ``mlflow_conn_id``, or a file with settings that names one of the two.
     """
-    names = (name for name, value in os.environ.items() if value)
-    if any(name == "MLFLOW_TRACKING_URI" or name.startswith("TRACKLAYER_") for name in names):
+    if any(os.environ.get(name) for name in VARIABLES):
         return True
     from airflow.configuration import conf
 
-    return bool(conf.get("tracklayer", "mlflow_conn_id", fallback=None)) or _is_there_a_file()
+    return bool(conf.get("tracklayer", "mlflow_conn_id", fallback=None)) or any(map(_names_a_server, _files()))
 
 
-def _is_there_a_file() -> bool:
-    """Whether there is a file in the working folder or above it that tracklayer would look into for its settings."""
+def is_spoken_of_in_task() -> bool:
+    """As `is_spoken_of`, in the process of a task, where its code may have called ``mlflow.set_tracking_uri``."""
+    mlflow: Any = sys.modules.get("mlflow")
+    return is_spoken_of() or bool(mlflow is not None and getattr(mlflow, "is_tracking_uri_set", bool)())
+
+
+def _files() -> Iterator[Path]:
+    """The files that tracklayer may take its settings from: that of its variable, else what is here or above."""
+    if named := os.environ.get("TRACKLAYER_CONFIG"):
+        yield Path(named).expanduser()
+        return
     try:
         folder = Path().absolute()
-        projects = [place / "pyproject.toml" for place in (folder, *folder.parents)]
-        return any(
-            path.with_name("tracklayer.toml").exists() or (path.exists() and b"tracklayer" in path.read_bytes())
-            for path in projects
-        )
+    except OSError:  # the working folder is gone
+        return
+    for place in (folder, *folder.parents):
+        yield place / "tracklayer.toml"
+        yield place / "pyproject.toml"
+
+
+def _names_a_server(path: Path) -> bool:
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
     except OSError:  # what cannot be read, the settings tell of
-        return True
+        return os.path.lexists(path)
+    return any(name in content for name in SETTINGS)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from tracklayer.context import State
+from tracklayer_airflow.api import URL_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from tracklayer_airflow.api import Api
 
 log = logging.getLogger("tracklayer")
+
+URL_TAG: Final = "airflow.dag_run_url"
+"""Name of the tag with the address of the DAG run's page, as the Airflow that ran it calls itself."""
 
 DAG_RUN: Final[Mapping[str, Truth]] = {
     "queued": "RUNNING",
@@ -44,8 +50,8 @@ def of_dag_run(workflow_run: WorkflowRun) -> State | None:
     """What has become of a DAG run.
 
     Returns:
-        ``GONE`` if Airflow knows the DAG and not the run; None if it is another installation's, or if nobody says
-        where Airflow is.
+        ``GONE`` if Airflow knows the DAG and not the run, or if the DAG itself was deleted and the run's own tag says
+        that it was this Airflow's; None if it is or may be another installation's, or if nobody says where Airflow is.
 
     Raises:
         tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
@@ -55,7 +61,8 @@ def of_dag_run(workflow_run: WorkflowRun) -> State | None:
         return None
     found = airflow.dag_run(workflow_run.workflow, workflow_run.run_id)
     if found is None:
-        return State(status="GONE") if airflow.has_dag(workflow_run.workflow) else None
+        known = airflow.has_dag(workflow_run.workflow) or _was_of(airflow, workflow_run)
+        return State(status="GONE") if known else None
     return _state(found, DAG_RUN)
 
 
@@ -85,6 +92,57 @@ def _airflow(workflow_run: WorkflowRun) -> Api | None:
     if airflow is None:
         _say_that_nobody_is_asked()
     return airflow
+
+
+def _was_of(airflow: Api, workflow_run: WorkflowRun) -> bool:
+    """Whether a DAG run of a DAG that this Airflow does not know was once its own, as its run in MLflow says.
+
+    Any other Airflow that is tracked at the same MLflow server, and was given no `instance` of its own, has DAGs that this
+    one does not know, and they run.
+    """
+    page = workflow_run.tags.get(URL_TAG, "")
+    if any(_is_below(page, address) for address in airflow.addresses):
+        return True
+    _say_that_a_dag_is_unknown(workflow_run.workflow, airflow.url, page.partition("/dags/")[0])
+    return False
+
+
+def _is_below(page: str, address: str) -> bool:
+    """Whether a page is one of the Airflow at this address. Loopback is the same on every machine, and proves nothing.
+
+    >>> _is_below("https://airflow.example.com/dags/flights/runs/r1", "https://Airflow.example.com/")
+    True
+    >>> _is_below("http://localhost:8080/dags/flights/runs/r1", "http://localhost:8080")
+    False
+    """
+    try:
+        here, there = urlsplit(page), urlsplit(address)
+        host = there.hostname or ""
+    except ValueError:
+        return False
+    if not host or host == "localhost" or _is_loopback(host):
+        return False
+    return here.netloc.lower() == there.netloc.lower() and here.path.startswith(f"{there.path.rstrip('/')}/dags/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:  # a name
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+@lru_cache(maxsize=256)
+def _say_that_a_dag_is_unknown(dag_id: str, url: str, made_at: str) -> None:
+    log.warning(
+        "Airflow at %s knows no DAG %r, whose open runs were made by the Airflow at %s. If that is the same one and has "
+        "deleted the DAG, say so here by its variable %s; an address of loopback proves nothing",
+        url,
+        dag_id,
+        made_at or "an address that they do not tell",
+        URL_VARIABLE,
+    )
 
 
 @lru_cache(maxsize=1)

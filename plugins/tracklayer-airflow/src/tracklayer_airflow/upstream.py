@@ -14,9 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tracklayer.exceptions import TokenError
-from tracklayer.identity import parse_token
-
 if TYPE_CHECKING:
     from tracklayer.context import Token
 
@@ -118,10 +115,12 @@ def _pull(ti: Any, task_id: str, index: int | None) -> list[Any]:
 
 def parsed(texts: Iterable[object]) -> list[Token]:
     """The tokens that can be read; of one that cannot, the log tells."""
-    found = []
-    for text in texts:
-        if not text:
-            continue
+    found: list[Token] = []
+    for text in filter(None, texts):
+        # Not at the top: where nothing is tracked there are none, and macros come here all the same.
+        from tracklayer.exceptions import TokenError
+        from tracklayer.identity import parse_token
+
         try:
             found.append(parse_token(text))
         except TokenError as error:

@@ -27,6 +27,9 @@ with DAG(
     def check(number: int) -> int:
         from airflow.sdk import get_current_context
 
+        hold = Path(f"{get_current_context()['params']['hold']}.mapped")
+        while hold.is_absolute() and hold.exists():
+            time.sleep(0.1)
         if number == 2 and get_current_context()["ti"].try_number == 1:
             raise ValueError("not at once")
         return number

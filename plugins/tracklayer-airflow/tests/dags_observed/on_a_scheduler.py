@@ -51,6 +51,8 @@ def scheduled() -> None:
         mlflow.set_experiment("scheduled, chosen")
         with mlflow.start_run(run_name=f"part {number}"):
             mlflow.log_metric("number", number)
+            while Path(f"{get_current_context()['params']['hold']}.parts").exists():
+                time.sleep(0.2)
 
     @task
     def die() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, PokeReturnValue, task
 
 from tracklayer_airflow import (
     MlflowHook,
@@ -61,6 +61,44 @@ with DAG("registry", schedule=None, params={"model": "doubler"}):
     )
     ended = MlflowRunSensor(task_id="ended", run_id="{{ macros.tracklayer.run_id(ti, 'train') }}", **QUICK)
     train() >> register >> again >> promote >> moved >> ended
+
+
+class Moving(ModelAliasSensor):
+    """Somebody moves the alias to version 2 each time that the sensor has asked and goes on waiting."""
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        answer = super().poke(context)
+        if not answer.is_done:
+            with MlflowHook(CONNECTION).client() as client:
+                client.set_registered_model_alias(self.name, self.alias, "2")
+        return answer
+
+
+@task
+def versions(name: str) -> None:
+    """A model with two versions, for the first of which each alias stands."""
+    with MlflowHook(CONNECTION).client() as client:
+        client.create_registered_model(name)
+        for number in ("1", "2"):
+            client.create_model_version(name, f"s3://models/{number}")
+        for alias in ("remembered", "told", "champion"):
+            client.set_registered_model_alias(name, alias, "1")
+
+
+with DAG("alias_moves", schedule=None, params={"model": "mover"}):
+    begun = versions("mover")
+    of_model: dict[str, Any] = {**QUICK, "name": "{{ params.model }}", "poke_interval": 0.1}
+    remembered = Moving(task_id="remembered", alias="remembered", **of_model)
+    told_since = Moving(task_id="told", alias="told", since="{{ 0 + 1 }}", mode="reschedule", **of_model)
+    known_already = ModelAliasSensor(task_id="known_already", alias="told", since=2, **{**of_model, "timeout": 1})
+    swap: dict[str, Any] = {"name": "{{ params.model }}", "alias": "champion", "mlflow_conn_id": CONNECTION}
+    up, again_up, down = (
+        SetModelAliasOperator(task_id=task_id, version=version, **swap)
+        for task_id, version in (("up", 2), ("again_up", "2"), ("down", 1))
+    )
+    begun >> [remembered, told_since, up]
+    told_since >> known_already
+    up >> again_up >> down
 
 with DAG("registry_troubles", schedule=None):
     two = train.override(task_id="two")(2)

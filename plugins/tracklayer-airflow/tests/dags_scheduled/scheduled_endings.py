@@ -67,10 +67,12 @@ class TrackedThirdPoke(Tracked, ThirdPoke):
 
 
 def log_try() -> None:
-    """Something of each try, so that a lost one would be missed."""
-    run = tracklayer.current_run()
+    """Something of each try, so that a lost one would be missed; and where its journal was."""
+    run, ti = tracklayer.current_run(), get_current_context()["ti"]
+    journal = Path(os.environ["TEST_HOLD"]) / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.journal"
+    journal.write_text(os.environ["TRACKLAYER_JOURNAL"])
     if run is not None:
-        run.log_metric("tried", get_current_context()["ti"].try_number)
+        run.log_metric("tried", ti.try_number)
 
 
 def die(how: Callable[[], object]) -> None:
