@@ -193,8 +193,10 @@ def test_one_that_is_delivered_late_is_not_left_open(
     """The workflow run may have ended long before: then nobody would end it. What is told then makes it right."""
     proxy = proxy_before(mlflow_server.uri)
     settings = Settings(tracking_uri=proxy.uri)
-    parent = open_workflow_run(at("wait"), settings=settings)
+    patient = Settings(tracking_uri=proxy.uri, patience=20.0)  # the parent is to be there before anything goes wrong
+    parent = open_workflow_run(at("wait"), settings=patient)
     assert parent
+    assert not is_provisional(parent.run_id)
     proxy.lost("runs/create")
     with pytest.raises(ValueError, match="left"), track(context=at("wait"), outcome=leave, settings=settings) as run:
         raise ValueError("left")
