@@ -1,8 +1,9 @@
 """What tracking costs an Airflow: parsing, the start of tasks, a DAG of 200 short tasks, the scheduler's loop.
 
 A real Airflow (scheduler with LocalExecutor, api-server, dag-processor, on PostgreSQL where there is one) runs the same
-DAG in several ways, each in an installation of its own: switched off; switched on with the MLflow server up, once with
-Airflow's own tasks and once with tracked ones; and switched on with a server that takes no connection.
+DAG in several ways, each in an installation of its own: without tracklayer, which is not even installed there ("switched
+off" in the table); switched on with the MLflow server up, once with Airflow's own tasks and once with tracked ones; and
+switched on with a server that takes no connection.
 ``python benchmarks/bench_airflow.py 50`` takes 50 tasks instead of 200.
 """
 
@@ -31,6 +32,7 @@ from harness.airflow import AirflowHome, AirflowService  # noqa: E402
 from harness.backends import backends  # noqa: E402
 from harness.mlflow import MlflowServer  # noqa: E402
 from harness.proxy import black_hole  # noqa: E402
+from harness.without import environment_without  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,11 +51,13 @@ class Way:
         name: for the table.
         kind: ``plain`` or ``tracked`` tasks.
         environ: what tells it to track.
+        python: of the environment that it is in; None for this one.
     """
 
     name: str
     kind: str
     environ: Mapping[str, str]
+    python: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def main(tasks: int = TASKS) -> None:
         server = stack.enter_context(MlflowServer(f"sqlite:///{folder}/mlflow.db", folder / "server"))
         nowhere = stack.enter_context(black_hole())
         ways = (
-            Way("switched off", "plain", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
+            Way("switched off", "plain", {}, environment_without(folder / "without")),
             Way("Airflow's own tasks", "plain", {"MLFLOW_TRACKING_URI": server.uri}),
             Way("tracked tasks", "tracked", {"MLFLOW_TRACKING_URI": server.uri}),
             Way("Airflow's own tasks, server black-holed", "plain", {"MLFLOW_TRACKING_URI": nowhere}),
@@ -100,7 +104,8 @@ def main(tasks: int = TASKS) -> None:
             off = off or sample
             figures += told(way, sample, off, tasks)
         print(f"\r{'':<62}\r", end="", file=sys.stderr)
-    report("airflow", f"A DAG of {tasks} short tasks, and the Airflow around it", figures)
+    title = f'A DAG of {tasks} short tasks, and the Airflow around it ("switched off": tracklayer is not installed)'
+    report("airflow", title, figures)
 
 
 def parsing(folder: Path) -> Iterator[Figure]:
@@ -120,7 +125,7 @@ def run(way: Way, folder: Path, tasks: int) -> Sample:
     with ExitStack() as stack:
         postgresql = backends()["postgresql"]
         database = None if postgresql.trouble() else stack.enter_context(postgresql.database())
-        home = AirflowHome(folder, ROOT / "benchmarks" / "dags_airflow", database=database)
+        home = AirflowHome(folder, ROOT / "benchmarks" / "dags_airflow", database=database, python=way.python)
         environ = {
             "AIRFLOW__CORE__PARALLELISM": "4",
             "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "4",

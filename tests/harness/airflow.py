@@ -30,7 +30,7 @@ _EMPTY: list[Path] = []
 """A database of Airflow's on SQLite as it is made, if this process has made one: it takes seconds."""
 
 # -P: else this module stands for Airflow in the script.
-_SCRIPT = (sys.executable, "-P", str(Path(__file__).with_name("dag_test.py")))
+_SCRIPT = ("-P", str(Path(__file__).with_name("dag_test.py")))
 
 LOCKED = 10
 """So often a request is made that Airflow's database has no time for."""
@@ -46,7 +46,15 @@ class AirflowHome:
         log: what the last `test` wrote.
     """
 
-    def __init__(self, folder: Path, dags: Path, *, database: str | None = None, imported: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        dags: Path,
+        *,
+        database: str | None = None,
+        imported: Sequence[str] = (),
+        python: Path | None = None,
+    ) -> None:
         """Make the home and its database.
 
         Args:
@@ -54,10 +62,12 @@ class AirflowHome:
             dags: the folder of DAGs.
             database: SQLAlchemy's URI of an empty database; None for SQLite in the folder.
             imported: modules that the process imports from which tests are forked, beside Airflow.
+            python: of the environment whose Airflow it is (see `harness.without`); None for that of the tests.
         """
         self.folder = folder
         self.log = ""
         self._imported = tuple(imported)
+        self._python = python or Path(sys.executable)
         self._server: subprocess.Popen[str] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         inherited = {
@@ -81,6 +91,11 @@ class AirflowHome:
             **({"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database} if database else {}),
         }
         self._migrate(database)
+
+    @property
+    def program(self) -> str:
+        """The command ``airflow``."""
+        return str(self._python.with_name("airflow"))
 
     def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The whole environment of a process of this Airflow.
@@ -117,7 +132,7 @@ class AirflowHome:
         output.unlink(missing_ok=True)
         arguments = [str(output), not_run, *dags]
         if self._server is None or fresh:
-            self.log = self._run([*_SCRIPT, *arguments], environ or {}, seconds)
+            self.log = self._run([str(self._python), *_SCRIPT, *arguments], environ or {}, seconds)
         else:
             self.log = self._fork(self._server, arguments, environ or {}, seconds)
         found: dict[str, Any] = json.loads(output.read_text())
@@ -134,7 +149,7 @@ class AirflowHome:
 
     def __enter__(self) -> Self:
         self._server = subprocess.Popen(
-            [*_SCRIPT, "--serve", *self._imported],
+            [str(self._python), *_SCRIPT, "--serve", *self._imported],
             env=self.environ(),
             cwd=self.folder,
             stdin=subprocess.PIPE,
@@ -175,7 +190,7 @@ class AirflowHome:
         if database is None and empty is not None:
             shutil.copyfile(empty, own)
             return
-        self._run([str(_program("airflow")), "db", "migrate"], {}, 300)
+        self._run([self.program, "db", "migrate"], {}, 300)
         if database is None:
             _EMPTY.append(shutil.copyfile(own, self.folder / "empty.db"))
 
@@ -246,7 +261,7 @@ class AirflowService:
         try:
             for name in self._components:
                 self._programs[name] = Program(
-                    [str(_program("airflow")), name, *arguments.get(name, [])],
+                    [self.home.program, name, *arguments.get(name, [])],
                     log=self.home.folder / f"{name}.log",
                     environ=environ,
                     cwd=self.home.folder,
@@ -254,7 +269,7 @@ class AirflowService:
             for name, more in self._workers.items():
                 options = ["--celery-hostname", name, "--concurrency", "4", "--without-mingle", "--without-gossip"]
                 self._programs[name] = Program(
-                    [str(_program("airflow")), "celery", "worker", "--skip-serve-logs", *options],
+                    [self.home.program, "celery", "worker", "--skip-serve-logs", *options],
                     log=self.home.folder / f"{name}.log",
                     environ={**environ, **more, "AIRFLOW_HOME": str(self._home_of(name))},
                     cwd=self.home.folder,
@@ -376,7 +391,3 @@ def _answer(request: urllib.request.Request) -> Any:
         error.msg = f"{error.msg}: {error.read()[:500].decode(errors='replace')}"
         raise
     return json.loads(content) if content else None
-
-
-def _program(name: str) -> Path:
-    return Path(sys.executable).with_name(name)

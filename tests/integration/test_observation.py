@@ -20,6 +20,7 @@ from tracklayer.identity import PARENT_TAG
 from tracklayer.observation import Followed, Observation, current_observation, observe
 from tracklayer.provisional import is_provisional
 from tracklayer.settings import load
+from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +101,23 @@ def test_what_is_still_active_at_the_end_is_not_active_any_more(task: Task) -> N
     task.observation.end("FINISHED")
     assert mlflow.active_run() is None
     assert task.run.info.status == "FINISHED"
+
+
+def test_so_it_is_where_another_process_is_faster_to_create_it(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where mapped tasks begin at once: MLflow forgets then what was set."""
+    name = f"{task.pipeline.workflow} raced for"
+
+    def other_process(*told: object) -> None:
+        assert str(told[0]).startswith("Experiment with name")
+        open_store(task.pipeline.uri, connect_timeout=5, timeout=30).create_experiment(name, {})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.tracking.fluent._logger, "info", other_process)  # between MLflow's question and its wish
+        chosen = mlflow.set_experiment(name)
+    mlflow.start_run()
+    task.observation.end("FINISHED")
+    assert task.run.info.experiment_id == chosen.experiment_id
+    assert mlflow.get_experiment(chosen.experiment_id).name == name
 
 
 def test_the_experiment_is_the_one_that_the_code_chose(task: Task) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow_story import PARENT, Story
-from ending_table import Ended
+from ending_table import OBSERVED, Ended
+from observed_story import ObservedStory
 
 from harness.outage import flush
 from harness.process import wait_for
@@ -31,7 +32,7 @@ SOON: Final = 60.0
 """Seconds within which a try that was killed is to be ended on the tracking server."""
 
 ENVIRON: Final = {
-    "AIRFLOW__CORE__PARALLELISM": "12",
+    "AIRFLOW__CORE__PARALLELISM": "16",
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
@@ -39,12 +40,24 @@ ENVIRON: Final = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
 }
 
-ENDED_BY_AIRFLOW: Final = (
-    *(("held", task) for task in ("heartbeat_lost", "marked_failed", "marked_success")),
-    ("timed", "endless"),
-    ("deleted", "forgotten"),
+TWINS: Final = ("", OBSERVED)
+"""How the names of DAGs begin of which there are two: with tracked tasks, and with tasks that are observed."""
+
+ENDED_BY_AIRFLOW: Final = tuple(
+    (f"{twin}{dag_id}", task_id)
+    for twin in TWINS
+    for dag_id, task_id in (
+        *(("held", task) for task in ("heartbeat_lost", "marked_failed", "marked_success")),
+        ("timed", "endless"),
+        ("deleted", "forgotten"),
+    )
 )
 """DAG and task of those that hold until Airflow ends their processes."""
+
+ON_SCHEDULE: Final = ("one_of_two", "two_of_two")
+
+NAMES: Final = ("held", "timed", "deleted", "cleared", "ends")
+"""The DAGs of which there are two."""
 
 VERSIONED: Final = """
 from airflow.sdk import DAG, task
@@ -70,8 +83,9 @@ class Scene:
         runs: run ids of DAG runs, by the DAG or a name of their own.
         dags: the DAG of those that have a name of their own.
         seen: seconds until a try that was killed was ended on the tracking server, by DAG and task.
-        orphan: the run of the task whose supervisor was killed, as it was while the task itself still ran; whether it ran.
-        before: statuses of the runs of the DAG run that was deleted, before reconciling.
+        orphans: by DAG the run of the task whose supervisor was killed, as it was while the task itself still ran, and
+            whether it ran.
+        before: statuses of the runs of the DAG runs that were deleted, before reconciling.
         reports: what reconciling said for people, and when it was repeated, as JSON.
     """
 
@@ -81,14 +95,15 @@ class Scene:
     runs: dict[str, str] = field(default_factory=dict)
     dags: dict[str, str] = field(default_factory=dict)
     seen: dict[tuple[str, str], float] = field(default_factory=dict)
-    orphan: tuple[str, bool] = ("", False)
+    orphans: dict[str, tuple[str, bool]] = field(default_factory=dict)
     before: Mapping[str, str] = field(default_factory=dict)
     reports: tuple[str, Mapping[str, Any]] = ("", {})
     _ended: dict[str, Ended] = field(default_factory=dict)
 
     def story(self, run: str) -> Story:
         """The runs of a DAG run, as they are now."""
-        return Story(self.uri, self.dags.get(run, run), {"run_id": self.runs[run]})
+        kind = ObservedStory if run.startswith(OBSERVED) else Story
+        return kind(self.uri, self.dags.get(run, run), {"run_id": self.runs[run]})
 
     def ended(self, run: str) -> Ended:
         """A DAG run that has ended; asked for once."""
@@ -166,75 +181,112 @@ def run_everything(scene: Scene, dags: Path, *, backfill: bool) -> None:
 
 def _run_everything(scene: Scene, dags: Path, *, backfill: bool) -> None:
     service, runs = scene.service, scene.runs
-    for dag_id in ("held", "timed", "deleted", "cleared", "versioned", "ends"):
+    orphans: dict[str, int] = {}
+    for twin in TWINS:  # one after the other: so many tasks that begin at once would take all of the machine
+        for name in NAMES:
+            runs[f"{twin}{name}"] = service.trigger(f"{twin}{name}")
+        orphans[f"{twin}held"] = _kill_and_mark(scene, f"{twin}held")
+    for dag_id in ("versioned", "evicted"):
         runs[dag_id] = service.trigger(dag_id)
-    for dag_id in ("one_of_two", "two_of_two"):  # not before the API is there, without which their tasks fail
+    for dag_id in ON_SCHEDULE:  # not before the API is there, without which their tasks fail
         service.call(f"/api/v2/dags/{dag_id}", {"is_paused": False}, method="PATCH")
-    orphan = _kill_and_mark(scene)
-    _, stopped = scene.processes("held", "heartbeat_lost")
-    os.kill(stopped, signal.SIGSTOP)
-    try:
-        _delete(scene)
-        _clear(scene)
+    with _silent(scene, *_twins("held")):
+        for dag_id in _twins("deleted"):
+            _delete(scene, dag_id)
+        for dag_id in _twins("cleared"):
+            _clear(scene, dag_id)
         if backfill:
             _backfill(scene)
         _change(scene, dags)
+    _let_go(scene, orphans)
+    _wait_for_ends(scene, orphans)
+    _reconcile(scene)
 
-        def given_up() -> bool:
-            return bool(service.call(f"{scene.path('held')}/taskInstances/heartbeat_lost")["state"] == "failed")
 
-        wait_for(given_up, 240, "task whose supervisor does not answer, to be given up")
-        scene.killed("held", "heartbeat_lost")
+@contextmanager
+def _silent(scene: Scene, *dag_ids: str) -> Iterator[None]:
+    """Supervisors do not answer meanwhile, and until Airflow has given their tasks up."""
+    stopped = [scene.processes(dag_id, "heartbeat_lost")[1] for dag_id in dag_ids]
+    for supervisor in stopped:
+        os.kill(supervisor, signal.SIGSTOP)
+    try:
+        yield
+
+        def given_up(dag_id: str) -> bool:
+            path = f"{scene.path(dag_id)}/taskInstances/heartbeat_lost"
+            return bool(scene.service.call(path)["state"] == "failed")
+
+        for dag_id in dag_ids:
+            wait_for(partial(given_up, dag_id), 240, "task whose supervisor does not answer, to be given up")
+            scene.killed(dag_id, "heartbeat_lost")
     finally:
-        os.kill(stopped, signal.SIGCONT)
-    scene.wait_until_seen("held", "supervisor_killed", "orphaned", "heartbeat_lost", "marked_failed", "marked_success")
-    scene.orphan = (scene.story("held").run("orphaned").status, _lives(orphan))
-    scene.go_on("held", "orphaned")
-    scene.wait_until_seen("ends", "os_exit", "sigkill", "sigkill_with_retries")
-    scene.go_on("ends", "holding")
+        for supervisor in stopped:
+            os.kill(supervisor, signal.SIGCONT)
 
-    for dag_id in ("one_of_two", "two_of_two"):
+
+def _let_go(scene: Scene, orphans: Mapping[str, int]) -> None:
+    """Let what holds go on once what was killed meanwhile is ended on the tracking server."""
+    killed = ("supervisor_killed", "orphaned", "heartbeat_lost", "marked_failed", "marked_success")
+    for dag_id, orphan in orphans.items():
+        scene.wait_until_seen(dag_id, *killed)
+        scene.orphans[dag_id] = (scene.story(dag_id).run("orphaned").status, _lives(orphan))
+        scene.go_on(dag_id, "orphaned")
+    for dag_id in _twins("ends"):
+        scene.wait_until_seen(dag_id, "os_exit", "sigkill", "sigkill_with_retries")
+        scene.go_on(dag_id, "holding")
+
+
+def _wait_for_ends(scene: Scene, orphans: Mapping[str, int]) -> None:
+    """Wait until every DAG run, every process and every parent has ended."""
+    service, runs = scene.service, scene.runs
+    for dag_id in ON_SCHEDULE:
         runs[dag_id] = service.wait(dag_id)["dag_run_id"]
-    for dag_id in ("held", "timed", "cleared", "ends", "versioned"):
+    left = runs.keys() - {*_twins("deleted")}
+    for dag_id in left - {*ON_SCHEDULE, *scene.dags}:
         service.wait(dag_id, runs[dag_id], seconds=400)
-    wait_for(partial(_is_gone, orphan), SOON, "end of a task whose supervisor was killed")
+    for orphan in orphans.values():
+        wait_for(partial(_is_gone, orphan), SOON, "end of a task whose supervisor was killed")
     # Else they are let go in the end, and say of themselves that all went well.
     for dag_id, task_id in ENDED_BY_AIRFLOW:
         own, _ = scene.processes(dag_id, task_id)
         wait_for(partial(_is_gone, own), SOON, f"end of {task_id}, which Airflow ends")
     # Where the machine is so busy that the MLflow server seemed to be away, something is in a journal still.
     flush(scene.uri, journal=service.home.folder / "journal")
-    for run in set(runs) - {"deleted"}:
+    for run in left:
         wait_for(partial(_parent_ended, scene.story(run)), SOON, f"parent of {run}")
-    scene.wait_until_seen("deleted", "forgotten")
-    _reconcile(scene)
+    for dag_id in _twins("deleted"):
+        scene.wait_until_seen(dag_id, "forgotten")
 
 
-def _kill_and_mark(scene: Scene) -> int:
+def _twins(*names: str) -> list[str]:
+    return [f"{twin}{name}" for name in names for twin in TWINS]
+
+
+def _kill_and_mark(scene: Scene, dag_id: str) -> int:
     """What is done to the tasks that hold; the process that is left an orphan."""
-    own, supervisor = scene.processes("held", "supervisor_killed")
+    own, supervisor = scene.processes(dag_id, "supervisor_killed")
     os.kill(supervisor, signal.SIGKILL)
     os.kill(own, signal.SIGKILL)
-    scene.killed("held", "supervisor_killed")
-    orphan, supervisor = scene.processes("held", "orphaned")
+    scene.killed(dag_id, "supervisor_killed")
+    orphan, supervisor = scene.processes(dag_id, "orphaned")
     os.kill(supervisor, signal.SIGKILL)
-    scene.killed("held", "orphaned")
+    scene.killed(dag_id, "orphaned")
     for task_id, state in (("marked_failed", "failed"), ("marked_success", "success")):
-        scene.processes("held", task_id)
-        path = f"{scene.path('held')}/taskInstances/{task_id}"
+        scene.processes(dag_id, task_id)
+        path = f"{scene.path(dag_id)}/taskInstances/{task_id}"
         scene.service.call(path, {"new_state": state}, method="PATCH")
-        scene.killed("held", task_id)
+        scene.killed(dag_id, task_id)
     return orphan
 
 
-def _delete(scene: Scene) -> None:
+def _delete(scene: Scene, dag_id: str) -> None:
     """Delete a DAG run while its task runs. Airflow refuses that while it is running itself, and not when it is queued."""
-    scene.processes("deleted", "forgotten")
+    scene.processes(dag_id, "forgotten")
 
     def deleted() -> bool:
-        scene.service.call(scene.path("deleted"), {"state": "queued"}, method="PATCH")
+        scene.service.call(scene.path(dag_id), {"state": "queued"}, method="PATCH")
         try:
-            scene.service.call(scene.path("deleted"), method="DELETE")
+            scene.service.call(scene.path(dag_id), method="DELETE")
         except urllib.error.HTTPError as error:
             if error.code != 409:  # the scheduler was faster
                 raise
@@ -242,13 +294,13 @@ def _delete(scene: Scene) -> None:
         return True
 
     wait_for(deleted, 30, "deletion of a DAG run")
-    scene.killed("deleted", "forgotten")
+    scene.killed(dag_id, "forgotten")
 
 
-def _clear(scene: Scene) -> None:
-    scene.service.wait("cleared", scene.runs["cleared"], seconds=240)
-    told = {"dry_run": False, "dag_run_id": scene.runs["cleared"], "task_ids": ["again"], "only_failed": False}
-    scene.service.call("/api/v2/dags/cleared/clearTaskInstances", {**told, "reset_dag_runs": True})
+def _clear(scene: Scene, dag_id: str) -> None:
+    scene.service.wait(dag_id, scene.runs[dag_id], seconds=240)
+    told = {"dry_run": False, "dag_run_id": scene.runs[dag_id], "task_ids": ["again"], "only_failed": False}
+    scene.service.call(f"/api/v2/dags/{dag_id}/clearTaskInstances", {**told, "reset_dag_runs": True})
 
 
 def _backfill(scene: Scene) -> None:
@@ -282,10 +334,11 @@ def _change(scene: Scene, dags: Path) -> None:
 
 
 def _reconcile(scene: Scene) -> None:
-    """Reconcile what is left of the DAG run that was deleted, twice."""
-    story = scene.story("deleted")
-    scene.before = {run.run_id: run.status for run in story.runs}
-    program = [str(Path(sys.executable).with_name("tracklayer")), "reconcile", "--experiment", "deleted"]
+    """Reconcile what is left of the DAG runs that were deleted, twice."""
+    deleted = _twins("deleted")
+    scene.before = {run.run_id: run.status for dag_id in deleted for run in scene.story(dag_id).runs}
+    program = [str(Path(sys.executable).with_name("tracklayer")), "reconcile"]
+    program += [text for dag_id in deleted for text in ("--experiment", dag_id)]
     environ = {"MLFLOW_TRACKING_URI": scene.uri, "TRACKLAYER_AIRFLOW_API_URL": scene.service.uri}
 
     def reconcile(*more: str) -> str:

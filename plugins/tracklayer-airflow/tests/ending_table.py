@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from airflow_story import AIRFLOW, PARENT, Story, name
+from observed_story import ObservedStory
 
 from tracklayer.identity import ROOT_TAG
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from tracklayer.store import Run
 
 SUPERSEDED: Final = "tracklayer.superseded_by"
+
+OBSERVED: Final = "observed_"
+"""How the names of those DAGs begin whose tasks are plain MLflow, and observed."""
+
+EXPERIMENT: Final = "endings, chosen by the code"
+"""Where the code of their tasks starts its runs."""
 
 
 class Ending(NamedTuple):
@@ -103,8 +110,59 @@ _ENDS: Final = (
     Row("manual run with no logical date", "ends", "", "failed", (Ending("FAILED"),)),
 )
 
+_OF_OBSERVED: Final = (
+    Row("success", "observed_ends", "success", "success", (DONE,)),
+    Row("exception", "observed_ends", "exception", "failed", (failed("ValueError"),), told="no data"),
+    Row("AirflowFail", "observed_ends", "airflow_fail", "failed", (failed("AirflowFailException"),)),
+    Row("AirflowSkip", "observed_ends", "airflow_skip", "skipped", (Ending("FINISHED", "skipped"),)),
+    Row("sys.exit", "observed_ends", "sys_exit", "failed", (failed("SystemExit"),)),
+    Row("os._exit", "observed_ends", "os_exit", "failed", (GONE,)),
+    Row("os._exit", "observed_ends", "os_exit_afterwards", "failed", (GONE,)),
+    Row(
+        "execution_timeout",
+        "observed_ends",
+        "execution_timeout",
+        "failed",
+        (failed("AirflowTaskTimeout", "timed out"),),
+    ),
+    Row("SIGTERM", "observed_ends", "sigterm", "success", (DONE,)),
+    Row("SIGTERM to the supervisor", "observed_ends", "sigterm_to_supervisor", "success", (DONE,)),
+    Row("SIGKILL with retries left", "observed_ends", "sigkill_with_retries", "success", (GONE, DONE)),
+    Row("SIGKILL without retries left", "observed_ends", "sigkill", "failed", (GONE,)),
+    Row("retried then succeeded", "observed_ends", "retried", "success", (failed("ConnectionError"), DONE)),
+    Row("", "observed_ends", "holding", "success"),  # it does not call MLflow
+    Row("reschedule sensor poked three times", "observed_ends", "rescheduled", "success", (DONE,)),
+    Row("setup and teardown", "observed_ends", "set_up", "success", (DONE,)),
+    Row("setup and teardown", "observed_ends", "between", "failed", (failed("ValueError"),), ("set_up",)),
+    Row("setup and teardown", "observed_ends", "tear_down", "success", (DONE,), ("between",)),
+    Row("", "observed_ends", "", "failed", (Ending("FAILED"),)),
+    Row("supervisor killed", "observed_held", "supervisor_killed", "failed", (GONE,)),
+    # No listener hears of the end of a process without a supervisor: what the scheduler said of it stands.
+    Row("supervisor killed", "observed_held", "orphaned", "failed", (GONE,)),
+    Row("heartbeat time-out", "observed_held", "heartbeat_lost", "failed", (GONE,)),
+    Row("marked failed while running", "observed_held", "marked_failed", "failed", (GONE,)),
+    Row("marked success while running", "observed_held", "marked_success", "success", (GONE,)),
+    Row("", "observed_held", "", "failed", (Ending("FAILED"),)),
+    Row("cleared after success", "observed_cleared", "again", "success", (DONE, DONE)),
+    Row("", "observed_cleared", "", "success", (DONE,)),
+    Row("dagrun_timeout", "observed_timed", "endless", "skipped", (GONE,)),
+    Row(
+        "dagrun_timeout",
+        "observed_timed",
+        "",
+        "failed",
+        (Ending("FAILED"),),
+        told="timed_out" if AIRFLOW >= (3, 2) else "",
+    ),
+    Row("DAG run deleted", "observed_deleted", "forgotten", None, (GONE,)),
+    Row("DAG run deleted", "observed_deleted", "", None, (Ending("KILLED", "gone"),)),  # by `tracklayer reconcile`
+)
+
 ROWS: Final = (
     *_ENDS,
+    *_OF_OBSERVED,
+    Row("SIGTERM to the supervisor", "evicted", "sigterm_to_supervisor", "success", (DONE,)),
+    Row("", "evicted", "", "success", (DONE,)),
     # Given up by the scheduler, or found by whoever looks on the machine.
     Row("supervisor killed", "held", "supervisor_killed", "failed", (GONE,)),
     # Its own process goes on, until it has something to tell the supervisor that is not there. What it then says of its
@@ -245,6 +303,9 @@ def _check_tries(story: Story, row: Row, runs: list[Run]) -> None:
         assert run.tags[PARENT] == run.tags[ROOT_TAG] == story.parent.run_id
     assert [run.tags.get(SUPERSEDED) for run in runs] == [*(run.run_id for run in runs[1:]), None]
     assert story.upstream(row.task) == sorted(row.links)
+    if isinstance(story, ObservedStory):
+        assert {run.name for run in runs} == {f"{task} by itself"}
+        assert {story.experiment(run) for run in runs} == {EXPERIMENT}
 
 
 def _check_parent(ended: Ended, row: Row, parent: Run) -> None:
@@ -253,6 +314,9 @@ def _check_parent(ended: Ended, row: Row, parent: Run) -> None:
     assert {name(run) for run in ended.story.runs} - {""} == of_table
     assert PARENT not in parent.tags
     assert parent.name == ended.story.told["run_id"]
+    if isinstance(ended.story, ObservedStory):
+        assert ended.story.experiment(parent) == row.dag
+        assert len(ended.story.all_runs) == len(ended.story.runs)
     assert f"/dags/{row.dag}/runs/" in parent.tags["airflow.dag_run_url"]
     assert SUPERSEDED not in parent.tags
     assert ended.dag_run.get("logical_date") is None or "airflow.logical_date" in parent.tags

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 DAGS = Path(__file__).parent / "dags_any_operator"
+# `python` is that of the tests, and makes environments without a registry.
+ENVIRON = {
+    "AIRFLOW__STANDARD__VENV_INSTALL_METHOD": "pip",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
 TRACKED = "any_operator"
 UNTRACKED = "any_operator_untracked"
 
@@ -37,14 +44,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
 
 @pytest.fixture(scope="module")
 def story(home: AirflowHome, mlflow_server: MlflowServer) -> Story:
-    told = home.test(TRACKED, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri})
+    told = home.test(TRACKED, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, **ENVIRON})
     flush(mlflow_server.uri, journal=home.folder / "journal")
     return Story(mlflow_server.uri, TRACKED, told[TRACKED])
 
 
 @pytest.fixture(scope="module")
 def untracked(home: AirflowHome, story: Story) -> dict[str, Any]:  # one after the other in this home
-    told = home.test(UNTRACKED, environ={"TRACKLAYER_ENABLED": "false"})
+    told = home.test(UNTRACKED, environ={"TRACKLAYER_ENABLED": "false", **ENVIRON})
     found: dict[str, Any] = told[UNTRACKED]
     return found
 
@@ -69,15 +76,16 @@ NOT_RUN = {"taken", "not_taken", "chosen", "not_chosen", "cut", "within"}
 def test_tasks_end_as_untracked(story: Story, untracked: dict[str, Any]) -> None:
     assert story.told["tasks"] == untracked["tasks"]
     states = {task: state for task, (state, _) in story.told["tasks"].items()}
-    assert {task for task, state in states.items() if state == "failed"} == {"failing"}
+    assert {task for task, state in states.items() if state == "failed"} == {"failing", "failing_in_virtualenv"}
     assert {"skipping", "not_taken", "not_chosen", "cut"} == {t for t, state in states.items() if state == "skipped"}
 
 
 def test_each_try_is_one_run(story: Story) -> None:
     runs = sorted(name(run) for run in story.runs if name(run))
     assert runs == sorted(set(story.told["tasks"]) - NOT_RUN)
-    assert {run.status for run in story.runs if name(run) != "failing"} - {"FAILED"} == {"FINISHED"}
-    assert story.run("failing").status == "FAILED"
+    failed = {name(run) for run in story.runs if name(run) and run.status == "FAILED"}
+    assert failed == {"failing", "failing_in_virtualenv"}
+    assert {run.status for run in story.runs} == {"FINISHED", "FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_arguments_that_the_operator_has_itself_are_the_operators(story: Story) 
     assert "/runs/" in story.xcom("named.tracklayer_url")
 
 
-@pytest.mark.parametrize("task", ["bash", "deferring", "external", "inherits"])
+@pytest.mark.parametrize("task", ["bash", "deferring", "external", "inherits", "virtualenv"])
 def test_processes_get_the_token(story: Story, task: str) -> None:
     assert story.xcom(f"{task}.return_value") == story.xcom(f"{task}.tracklayer")
 
@@ -119,6 +127,14 @@ def test_the_users_own_value_stands(story: Story) -> None:
 
 def test_a_function_in_another_interpreter_has_no_decorator(story: Story) -> None:
     assert story.xcom("outside[0].return_value") == f"1 {story.xcom('outside[0].tracklayer')}"
+
+
+def test_nor_has_one_in_a_virtual_environment(story: Story) -> None:
+    """Made by Airflow for the task, without packages of its own."""
+    number, folder, token = story.xcom("in_virtualenv.return_value").split()
+    assert (number, folder, token) == ("2", "virtualenvs", story.xcom("in_virtualenv.tracklayer"))
+    assert story.run("in_virtualenv").tags["tracklayer.stage"] == "apart"
+    assert "no data" in story.run("failing_in_virtualenv").tags["tracklayer.error.message"]
 
 
 def test_runs_of_a_plain_script_are_linked(story: Story) -> None:

@@ -38,6 +38,12 @@ DAGS = Path(__file__).parent / "dags_observed"
 
 FIELD = "automated_training"
 
+# `python` is that of the tests, and makes environments without a registry.
+VIRTUALENV = {
+    "AIRFLOW__STANDARD__VENV_INSTALL_METHOD": "pip",
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+}
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
@@ -307,13 +313,13 @@ def test_a_wrong_rule_is_named_and_the_tasks_run(home: AirflowHome, mlflow_serve
 
 
 def test_tasks_without_mlflow_have_no_runs_and_cost_nothing(home: AirflowHome, mlflow_server: MlflowServer) -> None:
-    story = ran(home, mlflow_server.uri, "without_mlflow", fresh=True)["without_mlflow"]
+    story = ran(home, mlflow_server.uri, "without_mlflow", environ=VIRTUALENV, fresh=True)["without_mlflow"]
     assert story.all_runs == []
-    assert story.told["xcoms"] == {"first.return_value": []}
+    assert story.told["xcoms"] == {"first.return_value": [], "apart.return_value": []}
 
 
 def test_runs_of_their_own(home: AirflowHome, mlflow_server: MlflowServer) -> None:
-    environ = {"AIRFLOW__TRACKLAYER__OWN_RUNS": "true"}
+    environ = {"AIRFLOW__TRACKLAYER__OWN_RUNS": "true", **VIRTUALENV}
     story = ran(home, mlflow_server.uri, "without_mlflow", environ=environ, fresh=True)["without_mlflow"]
     first, second = story.run("first"), story.run("second")
     assert (ended(first), ended(second)) == (("FINISHED", None, None), ("FAILED", "ValueError", None))
@@ -321,6 +327,10 @@ def test_runs_of_their_own(home: AirflowHome, mlflow_server: MlflowServer) -> No
     assert {story.experiment(run) for run in story.all_runs} == {"without_mlflow"}
     assert 0 < (second.end_time or 0) - (second.start_time or 0) < 60_000
     assert story.upstream("second") == ["first"]
+    assert (ended(story.run("apart")), story.run("apart").tags["airflow.operator"]) == (
+        ("FINISHED", None, None),
+        "@task.virtualenv",
+    )
     assert story.parent.status == "FAILED"
 
 

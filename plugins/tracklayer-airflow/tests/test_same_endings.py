@@ -1,12 +1,14 @@
-"""Airflow's own example DAGs end tracked as they end untracked: state, tries and XComs of every task."""
+"""Airflow's own example DAGs end as they do where tracklayer is not installed: state, tries and XComs of every task."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +28,7 @@ from airflow_story import AIRFLOW, name
 from observed_story import ObservedStory
 
 from harness.airflow import AirflowHome
+from harness.without import environment_without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,15 +50,17 @@ SCHEDULED_SECONDS = 1_800
 
 @dataclass(frozen=True)
 class Sides:
-    """The same DAGs, once without and once with tracking.
+    """The same DAGs, once where tracklayer is not installed and once with tracking.
 
     Attributes:
         uri: of the MLflow server.
+        python: that of the environment without tracklayer.
         homes: the homes of the two Airflows, the untracked one first.
         told: what `AirflowHome.test` told about them, in the same order.
     """
 
     uri: str
+    python: Path
     homes: tuple[Path, Path]
     told: tuple[dict[str, Any], dict[str, Any]]
 
@@ -99,26 +104,27 @@ def sides(
     ]
 
     chance = without_chance(folder / "chance")
+    python = environment_without(folder / "without")
 
-    def run(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
-        home = AirflowHome(folder / name, folder / "dags")
+    def run(name: str, more: dict[str, str], python: Path | None = None) -> tuple[Path, dict[str, Any]]:
+        home = AirflowHome(folder / name, folder / "dags", python=python)
         return home.folder, home.test(*dags, environ={**common, **more}, seconds=SECONDS)
 
-    def run_scheduled(name: str, more: dict[str, str]) -> tuple[Path, dict[str, Any]]:
+    def run_scheduled(name: str, more: dict[str, str], python: Path | None = None) -> tuple[Path, dict[str, Any]]:
         more = {"PYTHONPATH": str(chance), **more}
         with postgresql.database() as database:
-            home = AirflowHome(folder / name, folder / "dags", database=database)
+            home = AirflowHome(folder / name, folder / "dags", database=database, python=python)
             return home.folder, by_scheduler(home, {**common, **more}, seconds=SCHEDULED_SECONDS)
 
     # A scheduler's tasks take all of the machine: one after the other.
     with ThreadPoolExecutor(1 if scheduled else 2) as pool:
         one = run_scheduled if scheduled else run
         both = [
-            pool.submit(one, "untracked", {"AIRFLOW__TRACKLAYER__ENABLED": "False"}),
+            pool.submit(one, "untracked", {}, python),
             pool.submit(one, "tracked", tracked),
         ]
         (first, untracked), (second, with_it) = (side.result() for side in both)
-    return Sides(mlflow_server.uri, (first, second), (untracked, with_it))
+    return Sides(mlflow_server.uri, python, (first, second), (untracked, with_it))
 
 
 @pytest.mark.timeout(4_000)
@@ -128,6 +134,18 @@ def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
     assert len(tracked) > EXAMPLES
     endings = {dag_id: sides.endings(dag_id) for dag_id in tracked}
     assert {dag_id: unlike(*both) for dag_id, both in endings.items() if both[0] != both[1]} == {}
+
+
+def test_one_side_has_no_tracklayer(sides: Sides) -> None:
+    """And everything else that the other one has."""
+    code = "import importlib.metadata as m, json; print(json.dumps([d.name for d in m.distributions()]))"
+    told = subprocess.run([sides.python, "-c", code], capture_output=True, text=True, check=True).stdout
+    here, there = {distribution.name for distribution in metadata.distributions()}, set(json.loads(told))
+    assert not [name for name in there if name.startswith("tracklayer")]
+    assert [name for name in here - there if not name.startswith("tracklayer")] == []
+    assert there <= here
+    imported = subprocess.run([sides.python, "-c", "import tracklayer"], capture_output=True, text=True, check=False)
+    assert "No module named 'tracklayer'" in imported.stderr
 
 
 def test_they_were_tracked(sides: Sides) -> None:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import pytest
-from ending_scene import ENVIRON, SOON, VERSIONED, Scene, run_everything
-from ending_table import ROWS, Row, check
+from ending_scene import ENVIRON, SOON, TWINS, VERSIONED, Scene, run_everything
+from ending_table import OBSERVED, ROWS, Row, check
+from observed_story import ObservedStory
 
 from harness.airflow import AirflowHome, AirflowService
 
@@ -39,6 +40,15 @@ CASES: Final = (
     *("reschedule sensor poked three times", "branch not taken", "short-circuited", "upstream_failed"),
     *("setup and teardown", "TaskGroup", "dagrun_timeout", "DAG run deleted", "backfill of three dates"),
     *("manual run with no logical date", "two DAGs on one schedule", "two DAG versions"),
+    "SIGTERM to the supervisor",
+)
+
+CASES_OF_OBSERVED: Final = (
+    *("success", "exception", "AirflowFail", "AirflowSkip", "sys.exit", "os._exit", "execution_timeout", "SIGTERM"),
+    *("SIGTERM to the supervisor", "SIGKILL with retries left", "SIGKILL without retries left", "supervisor killed"),
+    *("heartbeat time-out", "marked failed while running", "marked success while running", "retried then succeeded"),
+    *("cleared after success", "reschedule sensor poked three times", "setup and teardown", "dagrun_timeout"),
+    "DAG run deleted",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -52,9 +62,13 @@ def scene(
     dags, hold = folder / "dags", folder / "hold"
     dags.mkdir()
     hold.mkdir()
-    (dags / "scheduled_endings.py").write_text((HERE / "dags_scheduled" / "scheduled_endings.py").read_text())
+    for path in (HERE / "dags_scheduled").glob("*.py"):
+        (dags / path.name).write_text(path.read_text())
     (dags / "versioned.py").write_text(VERSIONED.format(task="first"))
+    (folder / "plugins").mkdir()
+    (folder / "plugins" / "ending_ahead.py").write_text((HERE / "ending_ahead.py").read_text())
     environ = {**ENVIRON, "MLFLOW_TRACKING_URI": mlflow_server.uri, "TEST_HOLD": str(hold)}
+    environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(folder / "plugins")
     with ExitStack() as stack:
         database = None
         if DATABASE == "postgresql":
@@ -74,13 +88,16 @@ def test_the_table(scene: Scene, row: Row) -> None:
 
 
 def test_the_table_has_every_way_to_end() -> None:
-    assert {row.case for row in ROWS} - {""} == set(CASES)
+    observed = {row.case for row in ROWS if row.dag.startswith(OBSERVED)}
+    assert {row.case for row in ROWS if not row.dag.startswith(OBSERVED)} - {""} == set(CASES)
+    assert observed - {""} == set(CASES_OF_OBSERVED)
 
 
 @pytest.mark.parametrize(
     ("dag", "task"),
     [(row.dag, row.task) for row in ROWS if len(row.tries) > 1 or row.task in {"success", "exception", "os_exit"}]
-    + [("ends", "sigkill"), ("ends", "sigterm"), ("held", "supervisor_killed"), ("held", "marked_success")],
+    + [("ends", "sigkill"), ("ends", "sigterm"), ("held", "supervisor_killed"), ("held", "marked_success")]
+    + [(row.dag, row.task) for row in ROWS if row.dag.startswith(OBSERVED) and row.task and len(row.tries) == 1],
 )
 def test_what_a_try_logged_is_there_however_it_ended(scene: Scene, dag: str, task: str) -> None:
     for number, run in enumerate(scene.ended(dag).story.tries(task), 1):
@@ -90,29 +107,36 @@ def test_what_a_try_logged_is_there_however_it_ended(scene: Scene, dag: str, tas
 @pytest.mark.parametrize(
     ("dag", "task"),
     [
-        *(("ends", task) for task in ("os_exit", "sigkill", "sigkill_with_retries")),
-        *(("held", task) for task in ("supervisor_killed", "orphaned", "heartbeat_lost")),
-        *(("held", task) for task in ("marked_failed", "marked_success")),
-        ("deleted", "forgotten"),
-    ],
+        (f"{twin}{dag}", task)
+        for twin in TWINS
+        for dag, task in (
+            *(("ends", task) for task in ("os_exit", "sigkill", "sigkill_with_retries")),
+            *(("held", task) for task in ("supervisor_killed", "orphaned", "heartbeat_lost")),
+            *(("held", task) for task in ("marked_failed", "marked_success")),
+            ("deleted", "forgotten"),
+        )
+    ]
+    + [("observed_ends", "os_exit_afterwards")],
 )
 def test_a_try_that_was_killed_is_ended_within_a_minute(scene: Scene, dag: str, task: str) -> None:
     """While its DAG run goes on."""
     assert scene.seen[dag, task] < SOON
 
 
-def test_a_task_whose_supervisor_is_gone_ends_with_its_own_end(scene: Scene) -> None:
+@pytest.mark.parametrize("dag", ["held", "observed_held"])
+def test_a_task_whose_supervisor_is_gone_ends_with_its_own_end(scene: Scene, dag: str) -> None:
     """Airflow gives it up and so its run is ended; what the code then does is still seen."""
-    assert scene.orphan == ("KILLED", True)
-    (run,) = scene.ended("held").story.tries("orphaned")
+    assert scene.orphans[dag] == ("KILLED", True)
+    (run,) = scene.ended(dag).story.tries("orphaned")
     assert run.metrics["tried"] == 1
 
 
 def test_nothing_stays_running(scene: Scene) -> None:
     """After every DAG run has ended, and what nobody could see was reconciled."""
-    stories = {run: scene.ended(run).story.runs for run in scene.runs}
-    assert all(stories.values())
-    assert {(name, run.name) for name, runs in stories.items() for run in runs if run.status == "RUNNING"} == set()
+    stories = {run: scene.ended(run).story for run in scene.runs}
+    runs = {name: story.all_runs if isinstance(story, ObservedStory) else story.runs for name, story in stories.items()}
+    assert all(runs.values())
+    assert {(name, run.name) for name, found in runs.items() for run in found if run.status == "RUNNING"} == set()
 
 
 def test_two_dags_on_one_schedule_have_one_run_id_and_two_parents(scene: Scene) -> None:
@@ -122,13 +146,14 @@ def test_two_dags_on_one_schedule_have_one_run_id_and_two_parents(scene: Scene) 
 
 
 def test_reconciling_ends_what_belongs_to_a_deleted_dag_run(scene: Scene) -> None:
-    """Nobody told of the end of that DAG run."""
-    parent = scene.ended("deleted").story.parent
-    assert scene.before[parent.run_id] == "RUNNING"
+    """Nobody told of the end of those DAG runs."""
     told, again = scene.reports
-    assert "Parents of workflow runs that have ended: 1" in told
-    assert parent.run_id[:8] in told
-    assert "RUNNING → KILLED" in told
+    assert f"Parents of workflow runs that have ended: {len(TWINS)}" in told
+    for twin in TWINS:
+        parent = scene.ended(f"{twin}deleted").story.parent
+        assert scene.before[parent.run_id] == "RUNNING"
+        assert parent.run_id[:8] in told
+    assert told.count("RUNNING → KILLED") == len(TWINS)
     assert again["findings"] == []
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from airflow_story import Story
 
-from harness.airflow import AirflowHome, AirflowService, _program
+from harness.airflow import AirflowHome, AirflowService
 from harness.process import Program, free_port, wait_for
 from tracklayer.cli import main
 from tracklayer.context import State, TaskRun, WorkflowRun
@@ -213,7 +213,7 @@ def test_an_airflow_that_wants_a_user_name(airflow: Airflow, tmp_path: Path, mon
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
     )
-    command = [str(_program("airflow")), "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [airflow.service.home.program, "api-server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     program = Program(command, log=tmp_path / "api-server.log", environ=environ, cwd=tmp_path)
     try:
         url = f"http://127.0.0.1:{port}"

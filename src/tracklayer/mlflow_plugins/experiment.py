@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlflow.tracking.default_experiment.abstract_context import DefaultExperimentProvider
 
 from tracklayer.mlflow_plugins import callers
-from tracklayer.mlflow_plugins.observing import awaiting
+from tracklayer.mlflow_plugins.observing import awaiting, prospective_state
 from tracklayer.mlflow_plugins.stages import current_stage, state_of, tracked_in
 from tracklayer.provisional import PENDING
 
@@ -30,8 +30,16 @@ class StageExperiment(DefaultExperimentProvider):
         """
         stage = current_stage()
         if stage is None:
-            return PENDING if _starts_observed() else None
+            return _of_observed() if _starts_observed() else None
         return state_of(stage).experiment_id or stage.experiment_id
+
+
+def _of_observed() -> str:
+    """What the code of an observed task has set before its first run, which may have lost that race, too."""
+    from mlflow import get_tracking_uri
+
+    state = prospective_state(get_tracking_uri())
+    return (state.experiment_id if state is not None else None) or PENDING
 
 
 def _starts_observed() -> bool:

@@ -15,6 +15,7 @@ from airflow.providers.standard.operators.python import (
     BranchPythonOperator,
     ExternalPythonOperator,
     PythonOperator,
+    PythonVirtualenvOperator,
     ShortCircuitOperator,
 )
 from airflow.providers.standard.sensors.python import PythonSensor
@@ -24,6 +25,8 @@ from airflow.sdk import DAG, BaseOperator, BaseOperatorLink, BaseSensorOperator,
 from tracklayer_airflow import tracked
 
 SCRIPT = Path(__file__).with_name("plain_mlflow.txt")
+VIRTUALENVS = f"{os.environ['AIRFLOW_HOME']}/virtualenvs"
+"""Where they are kept: each takes seconds to be made."""
 NAMES = ("TRACKLAYER_PARENT", "MLFLOW_TRACKING_URI")
 PRINT = f"import json, os; print(json.dumps([os.environ.get(name) for name in {NAMES!r}]))"
 
@@ -178,6 +181,30 @@ for dag_id in ("any_operator", "any_operator_untracked"):
             return f"{number} {os.environ.get('TRACKLAYER_PARENT')}"
 
         outside.expand(number=[1])
+
+        tracked(PythonVirtualenvOperator)(
+            task_id="virtualenv",
+            python_callable=token_here,
+            system_site_packages=False,
+            inherit_env=False,
+            env_vars={},
+            venv_cache_path=VIRTUALENVS,
+        )
+
+        @tracked(task.virtualenv)(system_site_packages=True, venv_cache_path=VIRTUALENVS, stage="apart")  # type: ignore[untyped-decorator]
+        def in_virtualenv(number: int) -> str:
+            import os
+            import sys
+
+            return f"{number} {sys.prefix.split('/')[-2]} {os.environ.get('TRACKLAYER_PARENT')}"
+
+        in_virtualenv(2)
+
+        @tracked(task.virtualenv)(system_site_packages=False, venv_cache_path=VIRTUALENVS)  # type: ignore[untyped-decorator]
+        def failing_in_virtualenv() -> None:
+            raise ValueError("no data")
+
+        failing_in_virtualenv()
 
         first = TrackedBash(task_id="first", bash_command="echo up").as_setup()
         last = TrackedBash(task_id="last", bash_command="echo down").as_teardown(setups=first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -275,7 +276,15 @@ def without_mlflow() -> None:
     def second(number: int = 1) -> Any:
         raise ValueError(number)
 
+    @task.virtualenv(system_site_packages=False, venv_cache_path=f"{os.environ['AIRFLOW_HOME']}/virtualenvs")
+    def apart() -> Any:
+        """In a virtual environment, where nobody sees what it calls."""
+        import os
+
+        return [name for name in os.environ if name.startswith("TRACKLAYER_PARENT")]
+
     first() >> second()
+    apart()
 
 
 unchosen()

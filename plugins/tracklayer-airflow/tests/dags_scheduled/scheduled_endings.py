@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
-PAUSE = timedelta(seconds=7)
+PAUSE = timedelta(seconds=12)
 """Between two parts of one try. Airflow 3.3 fails a try whose next part runs when it hears of the last one's end, and
-LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too)."""
+LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too), and longer while all of
+these tasks begin."""
 ARGUMENTS: dict[str, Any] = {"retry_delay": timedelta(seconds=1)}
 
 
@@ -242,6 +243,17 @@ with DAG("held", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
     for ending in ("supervisor_killed", "orphaned", "heartbeat_lost", "marked_failed", "marked_success"):
         hold_on.override(task_id=ending)()
 
+with DAG("evicted", schedule=None, start_date=BEGINNING):
+
+    @task.tracked(task_id="sigterm_to_supervisor")
+    def sigterm_to_supervisor() -> None:
+        """As those get it whose worker is shut down, or whose pod is evicted."""
+        log_try()
+        os.kill(os.getppid(), signal.SIGTERM)
+        time.sleep(5)
+
+    sigterm_to_supervisor()
+
 with DAG("cleared", schedule=None, start_date=BEGINNING):
 
     @task.tracked(task_id="again")
@@ -250,7 +262,7 @@ with DAG("cleared", schedule=None, start_date=BEGINNING):
 
     again() >> EmptyOperator(task_id="end")
 
-with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=40)):
+with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=60)):
 
     @task.tracked(task_id="endless")
     def endless() -> None:

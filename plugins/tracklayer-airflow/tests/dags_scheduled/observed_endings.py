@@ -1,0 +1,206 @@
+"""The ways to end of ``scheduled_endings.py`` for tasks that are observed: plain MLflow, and nothing of tracklayer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
+from airflow.sdk import DAG, BaseSensorOperator, PokeReturnValue, get_current_context, setup, task, teardown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import ActiveRun
+
+BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
+POKE_INTERVAL = 12.0
+"""See ``PAUSE`` in ``scheduled_endings.py``."""
+ARGUMENTS: dict[str, Any] = {"retry_delay": timedelta(seconds=1)}
+
+
+def start_run() -> ActiveRun:
+    """As such code does: its own experiment, its own name."""
+    import mlflow
+
+    ti = get_current_context()["ti"]
+    mlflow.set_experiment("endings, chosen by the code")
+    run = mlflow.start_run(run_name=f"{ti.task_id} by itself")
+    mlflow.log_metric("tried", ti.try_number)
+    return run
+
+
+def die(how: Callable[[], object]) -> None:
+    """End this process without a word, having said when: the test looks how long it takes until somebody knows."""
+    ti = get_current_context()["ti"]
+    died = Path(os.environ["TEST_HOLD"]) / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.died"
+    died.write_text(str(time.time()))
+    how()
+
+
+def kill_oneself() -> None:
+    """As the kernel does where memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hold(seconds: float = 900) -> None:
+    """Wait until the test says go on, having said who and where we are; no longer than the test itself may take."""
+    ti = get_current_context()["ti"]
+    folder = Path(os.environ["TEST_HOLD"])
+    (folder / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.pid").write_text(f"{os.getpid()} {os.getppid()}")
+    end = time.monotonic() + seconds
+    while not (folder / f"{ti.dag_id}.{ti.task_id}.go").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+class ThirdPoke(BaseSensorOperator):
+    """Is satisfied at its third poke, each of which is a process that calls MLflow."""
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        import mlflow
+
+        with start_run():
+            mlflow.log_metric("pokes", context["task_reschedule_count"] + 1)
+        return PokeReturnValue(context["task_reschedule_count"] >= 2)
+
+
+with DAG("observed_ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
+
+    @task
+    def success() -> None:
+        with start_run():
+            pass
+
+    @task
+    def exception() -> None:
+        with start_run():
+            raise ValueError("no data")
+
+    @task(retries=2)
+    def airflow_fail() -> None:
+        with start_run():
+            raise AirflowFailException("no retry will help")
+
+    @task
+    def airflow_skip() -> None:
+        with start_run():
+            raise AirflowSkipException("nothing to do")
+
+    @task
+    def sys_exit() -> None:
+        with start_run():
+            sys.exit(3)
+
+    @task
+    def os_exit() -> None:
+        with start_run():
+            die(lambda: os._exit(7))
+
+    @task
+    def os_exit_afterwards() -> None:
+        """Its own run has gone well by then."""
+        with start_run():
+            pass
+        die(lambda: os._exit(7))
+
+    @task(execution_timeout=timedelta(seconds=30))
+    def execution_timeout() -> None:
+        with start_run():
+            time.sleep(120)
+
+    @task
+    def sigterm() -> None:
+        with start_run():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    @task
+    def sigterm_to_supervisor() -> None:
+        with start_run():
+            os.kill(os.getppid(), signal.SIGTERM)
+            time.sleep(5)
+
+    @task(retries=1)
+    def sigkill_with_retries() -> None:
+        with start_run():
+            if get_current_context()["ti"].try_number == 1:
+                die(kill_oneself)
+
+    @task
+    def sigkill() -> None:
+        with start_run():
+            die(kill_oneself)
+
+    @task
+    def holding() -> None:
+        """The DAG run goes on while others are killed. It has no run: it does not call MLflow."""
+        hold()
+
+    @task(retries=1)
+    def retried() -> None:
+        with start_run():
+            if get_current_context()["ti"].try_number == 1:
+                raise ConnectionError("the first try fails")
+
+    @setup
+    @task
+    def set_up() -> None:
+        start_run()  # and nobody ends it but the task's end
+
+    @task
+    def between() -> None:
+        with start_run():
+            raise ValueError("the work fails, and is cleaned up after")
+
+    @teardown
+    @task
+    def tear_down() -> None:
+        with start_run():
+            pass
+
+    success(), exception(), airflow_fail(), airflow_skip(), sys_exit(), os_exit(), os_exit_afterwards()
+    execution_timeout(), sigterm(), sigterm_to_supervisor(), sigkill_with_retries(), sigkill(), holding(), retried()
+    ThirdPoke(task_id="rescheduled", mode="reschedule", poke_interval=POKE_INTERVAL)
+    (set_up() >> between() >> tear_down())
+
+with DAG("observed_held", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
+
+    @task
+    def hold_on() -> None:
+        with start_run():
+            hold()
+
+    for ending in ("supervisor_killed", "orphaned", "heartbeat_lost", "marked_failed", "marked_success"):
+        hold_on.override(task_id=ending)()
+
+with DAG("observed_cleared", schedule=None, start_date=BEGINNING):
+
+    @task
+    def again() -> None:
+        with start_run():
+            pass
+
+    again()
+
+with DAG("observed_timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=60)):
+
+    @task
+    def endless() -> None:
+        with start_run():
+            hold()
+
+    endless()
+
+with DAG("observed_deleted", schedule=None, start_date=BEGINNING):
+
+    @task
+    def forgotten() -> None:
+        with start_run():
+            hold()
+
+    forgotten()
