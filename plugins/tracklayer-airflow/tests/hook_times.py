@@ -33,13 +33,15 @@ class Watch:
 
     def __init__(self) -> None:
         self._since: list[tuple[float, float]] = []
+        self._pid = 0
 
     @hookimpl
     def on_starting(self, component: Any) -> None:
-        """A component starts; the processes of tasks are forked from the scheduler's."""
+        """A component starts. The processes of tasks are forked from the scheduler's, and their hooks may take time."""
         if type(component).__name__ == "Job" and sys.argv[1:2] == ["scheduler"]:
             from airflow.listeners.listener import get_listener_manager
 
+            self._pid = os.getpid()
             get_listener_manager().pm.add_hookcall_monitoring(self._before, self._after)
 
     def _before(self, hook_name: str, hook_impls: Any, kwargs: Any) -> None:
@@ -47,6 +49,8 @@ class Watch:
 
     def _after(self, outcome: Any, hook_name: str, hook_impls: Any, kwargs: Any) -> None:
         took, waited = (now - before for now, before in zip(now(), self._since.pop(), strict=True))
+        if os.getpid() != self._pid:
+            return
         with Path(os.environ["TEST_HOOK_TIMES"]).open("a") as file:
             file.write(f"{hook_name} {took} {waited}\n")
 
