@@ -279,7 +279,8 @@ class LiveJournal:
             self._files.close()
             self._chain.close()
             if remove and self.path is not None:
-                discard(self.path, keep_refused=self.progress.refused > 0)
+                first = pack(self.header, self.header.started_at)
+                discard(self.path, keep_refused=self.progress.refused > 0, first=first)
             if self._held is not None:
                 self._held.release()
 
