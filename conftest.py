@@ -53,7 +53,7 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         if isinstance(report.longrepr, tuple) and MISSING in str(report.longrepr[2])
     )
     if reasons:
-        terminalreporter.section("back ends that were missing")
+        terminalreporter.section("back ends and means that were missing")
         for reason, tests in sorted(reasons.items()):
             terminalreporter.write_line(f"{reason}: {tests} test{'s' if tests > 1 else ''} skipped")
 

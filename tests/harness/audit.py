@@ -1,159 +1,35 @@
-"""The comparison: a ledger of what user code was told, against what MLflow has in the end.
+"""The comparison: a ledger of what user code was told, against what MLflow has in the end (`harness.found`).
 
-What was acknowledged must be in MLflow exactly once; what was only attempted at most once; and nothing else. Runs and
-their data are asked for as any client asks; metric points are counted in the database's own table, because there are
-many of them and the server's answers could hide a double one.
+What was acknowledged must be in MLflow exactly once; what was only attempted at most once; and nothing else.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import urllib.request
+import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.ledger import LABEL, Entry, Read, value_of
+from harness.found import text_of
+from harness.ledger import Entry, Read, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from harness.mlflow import MlflowServer
+    from harness.found import Found
 
 PARENT = "mlflow.parentRunId"
 UPSTREAM = "mlflow.tracklayer.upstream."
 GIVEN_OUT = "mlflow.tracklayer.id."
+REFUSED = "tracklayer.refused"
 TOLERANCE = 2_000
 """So far may the times of a run be from those of the calls, in milliseconds."""
 
 OURS = ("own.", "ml.")
 """What the names of params, tags and metrics of the user's code begin with."""
 
-Points = Counter[tuple[str, int, str]]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A live run as MLflow has it; `moments` are the times of its metric points, by key and step."""
-
-    run_id: str
-    experiment_id: str
-    status: str
-    start_time: int
-    end_time: int | None
-    params: Mapping[str, str]
-    tags: Mapping[str, str]
-    datasets: Counter[tuple[str, str]]
-    artifacts: Mapping[str, str]
-    points: Points = field(default_factory=Counter)
-    moments: Mapping[tuple[str, int], int] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str | None:
-        """What the ledger calls it; None for a workflow run's parent."""
-        return self.tags.get(LABEL)
-
-
-def runs_of(server: MlflowServer, workflow: str, *, login: str | None = None) -> list[Found]:
-    """All live runs of a workflow, and those of any other experiment that a ledger of it knows.
-
-    Args:
-        server: a real server.
-        workflow: the workflow; its experiment has its name, and the labels of its runs begin with it.
-        login: the header ``Authorization``, if the server wants one.
-    """
-    told = _told(server, workflow, login)
-    points = _points(server, list(told))
-    return [_found(server, run, points) for run in told.values()]
-
-
-def count_runs(server: MlflowServer, workflow: str) -> int:
-    """How many runs of a workflow there are, while it may go on: nothing is read that is being written, as artifacts are."""
-    return len(_told(server, workflow, None))
-
-
-def _told(server: MlflowServer, workflow: str, login: str | None) -> dict[str, Any]:
-    experiments = _ask(server, "experiments/search", {"max_results": 10_000}, login)["experiments"]
-    everywhere = [one["experiment_id"] for one in experiments]
-    own = [one["experiment_id"] for one in experiments if one["name"] == workflow]
-    return {
-        run["info"]["run_id"]: run
-        for where, text in ((everywhere, f"tags.`{LABEL}` LIKE '{workflow}/%'"), (own, ""))
-        for run in (_search(server, where, text, login) if where else ())
-    }
-
-
-def _search(server: MlflowServer, experiments: list[str], filter_text: str, login: str | None) -> Iterator[Any]:
-    token = ""
-    while True:
-        query = {"experiment_ids": experiments, "filter": filter_text, "max_results": 1000, "page_token": token}
-        answer = _ask(server, "runs/search", query, login)
-        yield from answer.get("runs", [])
-        token = answer.get("next_page_token", "")
-        if not token:
-            return
-
-
-def _ask(server: MlflowServer, path: str, body: Mapping[str, Any], login: str | None) -> Any:
-    headers = {"Content-Type": "application/json"} | ({"Authorization": login} if login else {})
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/{path}", data=data, headers=headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
-
-
-def _points(server: MlflowServer, run_ids: list[str]) -> dict[str, tuple[Points, dict[tuple[str, int], int]]]:
-    """All metric points of the runs and when they were logged, as the database has them."""
-    import sqlalchemy
-    from sqlalchemy.pool import NullPool
-
-    engine = sqlalchemy.create_engine(server.backend, poolclass=NullPool)
-    asked = sqlalchemy.text("SELECT run_uuid, key, step, value, is_nan, timestamp FROM metrics WHERE run_uuid IN :ids")
-    asked = asked.bindparams(sqlalchemy.bindparam("ids", expanding=True))
-    points: dict[str, tuple[Points, dict[tuple[str, int], int]]] = {}
-    with engine.connect() as connection:
-        for start in range(0, len(run_ids), 500):
-            for row in connection.execute(asked, {"ids": run_ids[start : start + 500]}):
-                run_id, key, step, value, is_nan, moment = row
-                counted, moments = points.setdefault(run_id, (Counter(), {}))
-                counted[key, int(step), _text(float("nan") if is_nan else value)] += 1
-                moments[key, int(step)] = int(moment)
-    engine.dispose()
-    return points
-
-
-def _text(value: float) -> str:
-    """A value as one compares them: MLflow's databases keep infinities as the largest numbers."""
-    if math.isnan(value):
-        return "nan"
-    return "inf" if value > 1e308 else "-inf" if value < -1e308 else repr(float(value))
-
-
-def _found(server: MlflowServer, run: Any, points: Mapping[str, tuple[Points, dict[tuple[str, int], int]]]) -> Found:
-    info, data = run["info"], run["data"]
-    inputs = [item["dataset"] for item in run.get("inputs", {}).get("dataset_inputs", [])]
-    home = server.artifacts / info["experiment_id"] / info["run_id"] / "artifacts"
-    files = [path for path in home.rglob("*") if path.is_file()] if home.exists() else []
-    return Found(
-        run_id=info["run_id"],
-        experiment_id=info["experiment_id"],
-        status=info["status"],
-        start_time=int(info["start_time"]),
-        end_time=int(info["end_time"]) if info.get("end_time") else None,
-        params={item["key"]: item["value"] for item in data.get("params", [])},
-        tags={item["key"]: item["value"] for item in data.get("tags", [])},
-        datasets=Counter(
-            (item["name"], item["digest"]) for item in inputs if item["name"] != "tracklayer workflow run"
-        ),
-        artifacts={path.relative_to(home).as_posix(): path.read_text(errors="replace") for path in files},
-        points=points[info["run_id"]][0] if info["run_id"] in points else Counter(),
-        moments=points[info["run_id"]][1] if info["run_id"] in points else {},
-    )
-
 
 def differences(
-    ledgers: Iterable[Read], runs: Iterable[Found], *, died: bool = False, times: bool = True, closed: bool = True
+    ledgers: Iterable[Read], runs: Iterable[Found], *, died: bool = False, closed: bool = True
 ) -> list[str]:
     """What is in one and not in the other; empty is what is promised.
 
@@ -161,7 +37,6 @@ def differences(
         ledgers: of all processes of the workflow.
         runs: of the workflow, from `runs_of`.
         died: whether the processes may have been killed: calls without an acknowledgement are all right.
-        times: whether the runs' start and end are compared with the ledger's.
         closed: whether the workflow run was ended, so that its parent must not be RUNNING either.
     """
     ledgers, runs = list(ledgers), list(runs)
@@ -192,7 +67,7 @@ def differences(
     last = max((ledger.last_at for ledger in ledgers), default=0)
     for label, entry in begun.items():
         for run in found.get(label, [])[:1]:
-            wrong += (f"{label}: {one}" for one in _run(entry, by_run[label], run, found, last if times else None))
+            wrong += (f"{label}: {one}" for one in _run(entry, by_run[label], run, found, last))
     return wrong
 
 
@@ -213,18 +88,25 @@ def _parents(entries: list[Entry], runs: list[Found]) -> Iterator[str]:
                 yield f"{run.label} is below the parent of another workflow run"
 
 
-def _run(
-    begun: Entry, entries: list[Entry], run: Found, found: Mapping[str, list[Found]], last: int | None
-) -> Iterator[str]:
+def _run(begun: Entry, entries: list[Entry], run: Found, found: Mapping[str, list[Found]], last: int) -> Iterator[str]:
     """What is wrong with one run."""
     given = (begun.answer or {}).get("id") if begun.done else None
     if begun.done and given != run.run_id and f"{GIVEN_OUT}{given}" not in run.tags:
         yield f"its id was said to be {given}; it is {run.run_id}"
     below = begun.told["below"]
-    if below is not None and [one.run_id for one in found.get(below, [])] != [run.tags.get(PARENT)]:
+    above = found.get(below, [])
+    if below is not None and [one.run_id for one in above] != [run.tags.get(PARENT)]:
         yield f"is not below {below}, but below {run.tags.get(PARENT)}"
-    yield from _values("param", entries, run.params)
-    yield from _values("tag", entries, run.tags)
+    where = begun.told.get("where") or next((one.experiment for one in above), run.experiment)
+    if run.experiment != where:
+        yield f"it is in the experiment {run.experiment}, not in {where}"
+    names = _last([begun, *(entry for entry in entries if entry.kind == "rename")], "name")
+    if None not in names and run.name not in names:
+        yield f"it is called {run.name!r} instead of {_either(names)}"
+    yield from _values("param", entries, run.params, _first)
+    yield from _values("tag", entries, run.tags, _last)
+    yield from _refused(entries, run)
+    yield from _models(entries, run)
     yield from _counted("point", _expected_points(entries), run.points)
     datasets = [(entry, (entry.told["name"], entry.told["digest"])) for entry in entries if entry.kind == "dataset"]
     yield from _counted("dataset", datasets, run.datasets)
@@ -247,16 +129,76 @@ def _whole(expected: Iterable[tuple[Entry, tuple[str, str]]], there: Mapping[str
             yield path, content
 
 
-def _values(kind: str, entries: list[Entry], values: Mapping[str, str]) -> Iterator[str]:
-    told = [entry for entry in entries if entry.kind == kind]
-    for entry in told:
-        key, value = entry.told["key"], entry.told["value"]
-        if values.get(key, value) != value:
-            yield f"{kind} {key} is {values[key]!r} instead of {value!r}"
-        elif entry.done and key not in values:
-            yield f"{kind} {key} is lost"
-    known = {entry.told["key"] for entry in told}
-    yield from (f"{kind} {key}: nobody asked for it" for key in values if key.startswith(OURS) and key not in known)
+def _last(entries: Iterable[Entry], name: str = "value") -> set[str | None]:
+    """What may stand where the last call counts (None: nothing): what it said, or an attempt behind it that was cut short."""
+    may: set[str | None] = {None}
+    for entry in entries:
+        said = entry.told.get(name)
+        may = {said} if entry.done else may | {said}
+    return may
+
+
+def _first(entries: Iterable[Entry]) -> set[str | None]:
+    """What may stand where the first call counts, as for a param."""
+    may: set[str | None] = {None}
+    for entry in entries:
+        if None in may:
+            may = (may - {None} if entry.done else may) | {entry.told["value"]}
+    return may
+
+
+def _either(values: Iterable[str | None]) -> str:
+    return " or ".join(sorted("nothing" if value is None else repr(value) for value in values))
+
+
+def _values(
+    kind: str,
+    entries: list[Entry],
+    values: Mapping[str, str],
+    allowed: Callable[[Iterable[Entry]], set[str | None]],
+) -> Iterator[str]:
+    told: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.kind == kind:
+            told.setdefault(entry.told["key"], []).append(entry)
+    for key, calls in told.items():
+        may = allowed(calls)
+        if values.get(key) not in may:
+            there = "lost" if key not in values else "there still" if may == {None} else f"{values[key]!r}"
+            yield f"{kind} {key} is {there} instead of {_either(may)}"
+    yield from (f"{kind} {key}: nobody asked for it" for key in values if key.startswith(OURS) and key not in told)
+
+
+def _refused(entries: list[Entry], run: Found) -> Iterator[str]:
+    """What the server had to refuse for good: each value is told on the run, and nothing else."""
+    asked = {f"{entry.told['what']} {entry.told['key']}": entry.done for entry in entries if entry.kind == "refused"}
+    told = run.tags.get(REFUSED, "0: ")
+    count, _, reasons = told.partition(": ")
+    named = set(re.findall(r"(?:^|; )(\S+ \S+): ", reasons))
+    unknown = [one for one, done in asked.items() if done and one not in named]
+    if unknown:
+        yield f"{len(unknown)} refused values of {len(asked)} are not told: {unknown[:3]} in {told!r}"
+    if not sum(asked.values()) <= int(count) <= len(asked):
+        yield f"{count} values were refused, not {sum(asked.values())}: {told!r}"
+
+
+def _models(entries: list[Entry], run: Found) -> Iterator[str]:
+    """What is wrong with the models that the run made: each once, whole, ready, and once among its outputs."""
+    made = {entry.told["name"]: entry for entry in entries if entry.kind == "model"}
+    there = Counter(model.name for model in run.models)
+    yield from _counted("model", [(entry, name) for name, entry in made.items()], there)
+    ids = {model.model_id: model.name for model in run.models}
+    outputs = [(entry, entry.told["name"]) for entry in entries if entry.kind == "output"]
+    listed = Counter({ids.get(model_id, model_id): count for model_id, count in run.outputs.items()})
+    yield from _counted("output", outputs, listed)
+    for model in run.models:
+        if (asked := made.get(model.name)) is None:
+            continue
+        kinds = {entry.kind for entry in entries if entry.done and entry.told.get("name") == model.name}
+        if "ready" in kinds and model.status != "LOGGED_MODEL_READY":
+            yield f"its model {model.name} is {model.status}"
+        if {**model.tags, **asked.told["tags"]} != {**model.tags} or {**model.params} != asked.told["params"]:
+            yield f"its model {model.name} has the tags {dict(model.tags)} and the params {dict(model.params)}"
 
 
 def _expected_points(entries: list[Entry]) -> Iterator[tuple[Entry, tuple[str, int, str]]]:
@@ -264,7 +206,7 @@ def _expected_points(entries: list[Entry]) -> Iterator[tuple[Entry, tuple[str, i
         if entry.kind == "points":
             key = entry.told["key"]
             for step in range(entry.told["first"], entry.told["last"] + 1):
-                yield entry, (key, step, _text(value_of(key, step)))
+                yield entry, (key, step, text_of(value_of(key, step)))
 
 
 def _counted(kind: str, expected: Iterable[tuple[Entry, Any]], there: Counter[Any]) -> Iterator[str]:
@@ -308,20 +250,29 @@ def _moments(entries: list[Entry], run: Found, last: int) -> Iterator[str]:
         yield f"{len(late)} points are not of the time of their call: {late[:3]}"
 
 
-def _end(begun: Entry, entries: list[Entry], run: Found, last: int | None) -> Iterator[str]:
-    ends = [entry for entry in entries if entry.kind == "end"]
-    allowed = {entry.told["status"] for entry in ends}
-    if not any(entry.done for entry in ends):
-        allowed.add("KILLED")
-    if run.status not in allowed and run.status != "RUNNING":
-        yield f"it is {run.status}, not {' or '.join(sorted(allowed))}"
-    if last is None:
-        return
+def _end(begun: Entry, entries: list[Entry], run: Found, last: int) -> Iterator[str]:
+    """The last end counts; whoever opens a run again takes back the end that it had."""
+    killed = ("KILLED", begun.at, last)
+    may = {killed}
+    for entry in entries:
+        if entry.kind == "end":
+            said = (entry.told["status"], entry.at, entry.done_at or last)
+            may = {said} if entry.done else may | {said}
+        elif entry.kind == "resume":
+            may = {killed} if entry.done else may | {killed}
+    if run.status not in {status for status, _, _ in may} and run.status != "RUNNING":
+        yield f"it is {run.status}, not {_either({status for status, _, _ in may})}"
     yield from _moments(entries, run, last)
     if not begun.at - TOLERANCE <= run.start_time <= (begun.done_at or last) + TOLERANCE:
         yield f"it began {run.start_time - begun.at} ms after the call"
-    if run.end_time is not None:
-        done = [entry for entry in ends if entry.done]
-        first, latest = (done[0].at, done[0].done_at or last) if done else (begun.at, last)
-        if not first - TOLERANCE <= run.end_time <= latest + TOLERANCE:
-            yield f"it ended {run.end_time - first} ms after the call, and {run.end_time - latest} ms after its answer"
+    ends = [(first, latest) for status, first, latest in may if status == run.status]
+    if (
+        ends
+        and run.end_time is not None
+        and not any(first - TOLERANCE <= run.end_time <= latest + TOLERANCE for first, latest in ends)
+    ):
+        told = [
+            f"{run.end_time - first} ms after the call, and {run.end_time - latest} ms after its answer"
+            for first, latest in ends
+        ]
+        yield f"it ended {' or '.join(told)}"

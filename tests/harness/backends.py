@@ -1,4 +1,4 @@
-"""Which databases this machine offers to the tests, and databases of a test's own in them."""
+"""Which databases and other means this machine offers to the tests, and databases of a test's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import uuid
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -16,10 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 REQUIRE = "TRACKLAYER_REQUIRE_BACKENDS"
-"""Variable with the names of the back ends that must be there: without them tests fail instead of being skipped."""
+"""Variable with the names of the back ends and means that must be there: without them tests fail instead of being skipped."""
+
+MEANS: Final = ("mounts", "namespaces", "compiler", "postgresql-programs")
+"""What some faults are made with: small disks, machines of their own, a clock that can be turned, a PostgreSQL to kill."""
 
 MISSING = "back end missing: "
 """How the reason of a skipped test begins if the machine lacks what it needs."""
+
+
+def lacking(name: str, why: str) -> NoReturn:
+    """The end of a test that needs one of `MEANS`: skipped, or failed if `REQUIRE` names it."""
+    _end(f"{MISSING}{name} ({why})", required=name in _required(os.environ))
+
+
+def _end(told: str, *, required: bool) -> NoReturn:
+    if required:
+        pytest.fail(f"{told} ({REQUIRE} asks for it)", pytrace=False)
+    pytest.skip(told)
+
+
+def _required(environ: Mapping[str, str]) -> set[str]:
+    return {name.strip() for name in environ.get(REQUIRE, "").split(",") if name.strip()}
 
 
 @dataclass(frozen=True)
@@ -58,10 +76,7 @@ class Backend:
     def need(self) -> Backend:
         """This back end, or the end of the test: skipped, or failed if `REQUIRE` names it."""
         if trouble := self.trouble():
-            told = f"{MISSING}{trouble}; {self.variable} may say where it is"
-            if self.required:
-                pytest.fail(f"{told} ({REQUIRE} asks for it)", pytrace=False)
-            pytest.skip(told)
+            _end(f"{MISSING}{trouble}; {self.variable} may say where it is", required=self.required)
         return self
 
     @contextmanager
@@ -126,14 +141,14 @@ def backends(environ: Mapping[str, str] | None = None) -> Mapping[str, Backend]:
         ValueError: `REQUIRE` names one that no test knows.
     """
     environ = os.environ if environ is None else environ
-    required = {name.strip() for name in environ.get(REQUIRE, "").split(",") if name.strip()}
+    required = _required(environ)
     places = {
         "postgresql": ("TRACKLAYER_TEST_POSTGRESQL", "postgresql://postgres@127.0.0.1:5432/postgres"),
         "mysql": ("TRACKLAYER_TEST_MYSQL", "mysql://root@127.0.0.1:3306"),
         "redis": ("TRACKLAYER_TEST_REDIS", "redis://127.0.0.1:6379/15"),
     }
-    if unknown := required - set(places):
-        raise ValueError(f"{REQUIRE} names {', '.join(sorted(unknown))}; it may name {', '.join(places)}")
+    if unknown := required - {*places, *MEANS}:
+        raise ValueError(f"{REQUIRE} names {', '.join(sorted(unknown))}; it may name {', '.join((*places, *MEANS))}")
     return {
         name: Backend(name, variable, environ.get(variable) or default, name in required)
         for name, (variable, default) in places.items()

@@ -16,14 +16,16 @@ import urllib.request
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import pytest
-
+from harness.backends import lacking
 from harness.mlflow import MlflowServer
 from harness.proxy import HTML, Answer, Fault, RecordingProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+STRICT: Final = {"MLFLOW_TRUNCATE_LONG_VALUES": "false"}
+"""The setting with which a server refuses what is too long; as MLflow starts it, it cuts that."""
 
 # ---------------------------------------------------------------------------------------------- on the way
 
@@ -181,6 +183,7 @@ class GuardedServer(MlflowServer):
             "grant_default_workspace_access = false\nauth_cache_ttl_seconds = 1\n"
         )
         environ = {
+            **STRICT,
             "MLFLOW_AUTH_CONFIG_PATH": str(settings),
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.ADMIN[1],
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for this test",
@@ -222,11 +225,13 @@ def disk(folder: Path, size: int, *, read_only: bool = False) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = f"size={size},mode=0777{',ro' if read_only else ''}"
+    if shutil.which("mount") is None:
+        lacking("mounts", "there is no program `mount`")
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tracklayer-test", str(folder)], capture_output=True, text=True
     )
     if done.returncode:
-        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+        lacking("mounts", f"no disk can be mounted here: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -303,7 +308,7 @@ def clock_library(folder: Path) -> Path:
     Skips the test where there is no C compiler.
     """
     if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler to make a clock that can be turned")
+        lacking("compiler", "there is none to make a clock that can be turned")
     library = folder / "clock.so"
     command = ["cc", "-shared", "-fPIC", "-x", "c", "-o", str(library), "-"]
     subprocess.run(command, input=_CLOCK, text=True, check=True, capture_output=True)

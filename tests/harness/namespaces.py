@@ -13,8 +13,7 @@ import sys
 import uuid
 from typing import TYPE_CHECKING, Self
 
-import pytest
-
+from harness.backends import lacking
 from harness.process import Program, wait_for
 from harness.warm import Warm
 
@@ -84,11 +83,11 @@ class Machines:
         self._names = tuple(names)
         self._relay: Program | None = None
         if shutil.which("ip") is None or os.geteuid() != 0:
-            pytest.skip("network namespaces need root, and `ip` of iproute2")
+            lacking("namespaces", "they need root, and `ip` of iproute2")
         self._hub = f"{self._mark}-hub"
         made = subprocess.run(["ip", "netns", "add", self._hub], capture_output=True, text=True)
         if made.returncode:
-            pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
+            lacking("namespaces", f"none can be made here: {made.stderr.strip()}")
         try:
             self._build(server, folder)
         except BaseException:

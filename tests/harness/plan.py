@@ -24,7 +24,8 @@ class Plan:
         rounds: how often each stage makes all calls.
         points: metric points in a round.
         many: how often a round logs 65 metric points by one call.
-        nested: whether a round has a nested run.
+        once: whether the first round of a stage has the calls of `harness.once`; some of what they log is refused.
+        nested: whether a round has a nested run, and the first one another that is opened again.
         files: whether a round has artifacts and datasets.
         temporary: whether MLflow is made to write files of its own into the folder for temporary ones.
         stages: how many stages, each linked to the one before.
@@ -48,6 +49,7 @@ class Plan:
     rounds: int = 2
     points: int = 5
     many: int = 0
+    once: bool = True
     nested: bool = True
     files: bool = True
     temporary: bool = True

@@ -10,8 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
-
+from harness.backends import lacking
 from harness.process import Program, free_port, wait_for
 
 
@@ -29,7 +28,7 @@ class PostgresCluster:
         """Make it; skips the test where PostgreSQL's programs are not installed."""
         versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
         if not versions:
-            pytest.skip("PostgreSQL's programs are not in /usr/lib/postgresql")
+            lacking("postgresql-programs", "they are not in /usr/lib/postgresql")
         self._programs = versions[-1].parent
         self._home = folder
         self._as: list[str] = []
@@ -39,7 +38,9 @@ class PostgresCluster:
         if os.geteuid() == 0:
             user = next((one for one in pwd.getpwall() if one.pw_name in {"postgres", "nobody"}), None)
             if user is None or shutil.which("setpriv") is None:
-                pytest.skip("PostgreSQL refuses to run as root, and there is nobody else to run it as")
+                lacking(
+                    "postgresql-programs", "PostgreSQL refuses to run as root, and there is nobody else to run it as"
+                )
             self._home = Path(tempfile.mkdtemp(prefix="tracklayer-postgres-"))
             os.chown(self._home, user.pw_uid, user.pw_gid)
             self._as = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from harness import audit, ledger
+from harness import audit, found, ledger
 from harness.plan import Plan
 from harness.process import wait_for
 from harness.warm import Child, Ended, Warm, fresh
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.folder import JournalFolder, is_settled
 
 if TYPE_CHECKING:
     import random
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
+
+
+PATIENT: Final = {"TRACKLAYER_PATIENCE": "20", "TRACKLAYER_LINGER": "60"}
+"""Variables for who must have delivered everything when it ends: a busy machine is no server that is away."""
 
 
 class Task:
@@ -115,19 +120,19 @@ class Scene:
     def ends_as_untracked(self, task: Task, seconds: float = 120.0) -> Ended:
         """Wait for the end of a task; it must be that of the same code untracked."""
         ended = task.child.wait(seconds)
-        bare = self.untracked(task.plan)
-        assert ended.code == bare.code, ended.errors[-3000:]
-        assert ended.output == bare.output
-        assert ended.exception == bare.exception, ended.errors[-3000:]
+        ended.is_as(self.untracked(task.plan))
         return ended
 
     def deliver(self, *, times: int = 3, seconds: float = 180.0) -> None:
-        """``tracklayer flush``, as people run it after an outage; then no journal may be left."""
+        """``tracklayer flush``, as people run it after an outage; then no journal may be left.
+
+        It may say that values were refused: some of the calls of `harness.once` ask for that.
+        """
         told = ""
         for _ in range(times):
             ended = self.warm.command(["flush"], self.folder, self.environ).wait(seconds)
             told += f"{ended.output}\n{ended.errors}"
-            assert ended.code == 0, told[-4000:]
+            assert ended.code in {0, 3}, told[-4000:]
             if not self.left():
                 return
         refused = [path.read_text() for path in self.journal.glob("*/refused.jsonl")]
@@ -151,20 +156,24 @@ class Scene:
     def left(self) -> list[str]:
         """Names of the journals that are there.
 
-        Not among them is what a process left that was killed while it made or removed one: nothing that was
-        acknowledged is in it, and it is swept an hour later.
+        Not among them is one that is kept for what the server refused, and nothing else; nor what a process left that
+        was killed while it made or removed one: nothing that was acknowledged is in it, and it is swept an hour later.
         """
-        return [path.name for path in JournalFolder(self.journal).paths()] if self.journal.is_dir() else []
+        return [path.name for path in JournalFolder(self.journal).paths() if not is_settled(path)]
+
+    def refusals(self) -> list[dict[str, str]]:
+        """The dead letters of all journals: what the server refused for good."""
+        files = self.journal.glob("*/refused.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def differences(
         self,
         server: MlflowServer,
         *,
         died: bool = False,
-        times: bool = True,
         closed: bool = True,
         login: str | None = None,
     ) -> list[str]:
         """See `harness.audit.differences`."""
-        runs = audit.runs_of(server, self.workflow, login=login)
-        return audit.differences([task.ledger() for task in self.tasks], runs, died=died, times=times, closed=closed)
+        runs = found.runs_of(server, self.workflow, login=login)
+        return audit.differences([task.ledger() for task in self.tasks], runs, died=died, closed=closed)

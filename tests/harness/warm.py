@@ -49,6 +49,12 @@ class Ended:
         """What an exception that nobody caught said last; empty if there was none."""
         return self.errors.strip().splitlines()[-1] if self.code == 1 and self.errors.strip() else ""
 
+    def is_as(self, other: Ended) -> None:
+        """Raises AssertionError, with what it wrote, if it did not end as another one did."""
+        assert self.code == other.code, self.errors[-3000:]
+        assert self.output == other.output
+        assert self.exception == other.exception, self.errors[-3000:]
+
 
 class Child:
     """A process that runs user code, or a command of tracklayer's."""

@@ -8,16 +8,16 @@ the same code without the calls: what it prints, raises and exits with is what t
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.ledger import LABEL, Ledger, value_of
+from harness.once import elsewhere, mlflow_once, own_once
 from harness.plan import Plan
+from harness.tracing import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,6 +78,14 @@ class Book:
         with self._entered(manager, label, None, lambda run: {"id": run.run_id}) as run:
             yield run
 
+    def param(self, run: str, key: str, value: str, function: Any) -> None:
+        """A param; of several values of one the first stands."""
+        self.call("param", run, function, key=key, value=value)
+
+    def tag(self, run: str, key: str, value: str | None, function: Any) -> None:
+        """A tag; the last value stands. None: it is taken away."""
+        self.call("tag", run, function, key=key, value=value)
+
     @contextmanager
     def nested(self, label: str, stage: str) -> Iterator[None]:
         """A run that MLflow is asked to nest below the stage."""
@@ -96,12 +104,12 @@ class Book:
             def __exit__(self, *details: object) -> Any:
                 return manager[0].__exit__(*details)
 
-        with self._entered(Started(), label, stage, lambda run: {"id": run.info.run_id}):
+        with self._entered(Started(), label, stage, lambda run: {"id": run.info.run_id}, name=label):
             yield
 
     @contextmanager
-    def _entered(self, manager: Any, label: str, stage: str | None, answer: Any) -> Iterator[Any]:
-        run = self.call("run", label, manager.__enter__, answer, below=stage)
+    def _entered(self, manager: Any, label: str, stage: str | None, answer: Any, **told: str) -> Iterator[Any]:
+        run = self.call("run", label, manager.__enter__, answer, below=stage, **told)
         try:
             yield run
         except BaseException as error:
@@ -145,11 +153,12 @@ class Book:
     def own_round(self, run: Any, label: str, number: int) -> None:
         """All of tracklayer's own calls."""
         call = self.call
-        call(
-            "param", label, lambda: run.log_params({f"own.p{number}": number}), key=f"own.p{number}", value=str(number)
-        )
+        self.param(label, f"own.p{number}", str(number), lambda: run.log_params({f"own.p{number}": number}))
         self.points("own.loss", label, run.log_metric if run is not None else None)
-        call("tag", label, lambda: run.set_tag(f"own.t{number}", "ü"), key=f"own.t{number}", value="ü")
+        self.tag(label, f"own.t{number}", "ü", lambda: run.set_tag(f"own.t{number}", "ü"))
+        self.tag(label, "own.last", f"{number} own", lambda: run.set_tag("own.last", f"{number} own"))
+        if self.plan.once and number == 0:
+            own_once(self, run, label)
         if self.plan.files:
             uri, digest = f"s3://{label}", f"d{number}"
             call("dataset", label, lambda: run.produces(uri, digest), name=label.rpartition("/")[2], digest=digest)
@@ -163,11 +172,14 @@ class Book:
         import mlflow
 
         call = self.call
-        call("param", label, lambda: mlflow.log_param(f"ml.p{number}", number), key=f"ml.p{number}", value=str(number))
-        self.points("ml.auc", label, mlflow.log_metric)
+        self.param(label, f"ml.p{number}", str(number), lambda: mlflow.log_param(f"ml.p{number}", number))
+        self.points("ml.auc", label, _now_and_then_asynchronously)
         if active := mlflow.active_run():
             self.batches("ml.many", label, active.info.run_id)
-        call("tag", label, lambda: mlflow.set_tag(f"ml.t{number}", "a\nb"), key=f"ml.t{number}", value="a\nb")
+        self.tag(label, f"ml.t{number}", "a\nb", lambda: mlflow.set_tag(f"ml.t{number}", "a\nb"))
+        self.tag(label, "own.last", f"{number} ml", lambda: mlflow.set_tag("own.last", f"{number} ml"))
+        if self.plan.once and number == 0:
+            mlflow_once(self, label, label.rpartition(".")[2])
         if self.plan.files:
             from mlflow.data.http_dataset_source import HTTPDatasetSource
             from mlflow.data.meta_dataset import MetaDataset
@@ -186,8 +198,17 @@ class Book:
         if self.plan.nested:
             inner = f"{label}.nested{number}"
             with self.nested(inner, label):
-                call("param", inner, lambda: mlflow.log_params({"ml.depth": number}), key="ml.depth", value=str(number))
+                depth = {"ml.depth": number}
+                self.param(inner, "ml.depth", str(number), lambda: mlflow.log_params(depth, synchronous=False))
                 self.points("ml.inner", inner, mlflow.log_metric)
+            if self.plan.once and number == 0:
+                elsewhere(self, label)
+
+
+def _now_and_then_asynchronously(key: str, value: float, step: int) -> None:
+    import mlflow
+
+    mlflow.log_metric(key, value, step=step, synchronous=step % 2 == 0)
 
 
 def run(plan: Plan) -> None:
@@ -251,36 +272,8 @@ def main(text: str) -> None:
     """Run a plan; an end that is not ``ok`` leaves by its exception."""
     plan = Plan.parse(text)
     if plan.trace:
-        _trace(plan)
+        trace(plan)
     run(plan)
-
-
-def _trace(plan: Plan) -> None:
-    """Count the lines of tracklayer's code that are run, in all threads; die before the one that the plan names."""
-    import atexit
-    import signal
-
-    import tracklayer
-
-    home = str(Path(tracklayer.__file__).parent)
-    count = 0
-
-    def line(frame: Any, event: str, _: Any) -> Any:
-        nonlocal count
-        if event == "line":
-            count += 1
-            if count == plan.trace:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return line
-
-    def begun(frame: Any, event: str, _: Any) -> Any:
-        return line if frame.f_code.co_filename.startswith(home) else None
-
-    ledger = Ledger(plan.ledger)
-    if plan.trace < 0:
-        atexit.register(lambda: ledger.reached(f"lines {count}"))
-    sys.settrace(begun)
-    threading.settrace(begun)
 
 
 if __name__ == "__main__":

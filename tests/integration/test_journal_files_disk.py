@@ -21,7 +21,7 @@ from harness.proxy import refused_port
 from tracklayer.backend import open_backend
 from tracklayer.journal.carrying import carried, fetched
 from tracklayer.journal.failures import JournalFull
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.folder import JournalFolder, is_settled
 from tracklayer.journal.inspection import inspect
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
@@ -232,6 +232,27 @@ class TestFullDisk:
         assert left.progress.refused <= 2000
         assert all(left.progress.tried(f"id{number}") for number in range(2000))
         left.close(remove=False)
+
+    def test_refused_values_are_kept_where_the_disk_took_nothing_of_what_came_last(self, small_disk: Path) -> None:
+        folder = JournalFolder(small_disk)
+        journal = LiveJournal(folder, header(), limit=MIB)
+        journal.append(GivenOut("a"))
+        ballast = small_disk / "ballast"
+        with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        for number in range(2000):
+            journal.append(GivenOut(f"id{number}"))
+        assert journal.at_risk
+        journal.progress.advance(journal.end)  # all of it is delivered, but for one value
+        ballast.unlink()
+        journal.progress.refuse("tag", "a", "key", "value", "no")
+        journal.close(remove=True)
+        (path,) = folder.paths()
+        assert is_settled(path)
+        (info,) = folder.journals()
+        assert info.refused == 1
+        assert folder.left() == []
 
     @pytest.mark.parametrize("seed", range(6))
     def test_whatever_happens_to_the_disk_in_whatever_order_nothing_is_lost(

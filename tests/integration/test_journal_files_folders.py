@@ -69,7 +69,7 @@ class TestFolders:
             journal.append(point(step))
             step += 1
             time.sleep(0.05)
-        # This process still reads all of it, and another one what came after the removal was noticed.
+        # This process still reads all of it, and so does another one.
         assert steps(everything(journal)) == list(range(step))
         assert journal.file(journal.keep(b"y")).read_bytes() == b"y"
         path = journal.path
@@ -77,7 +77,39 @@ class TestFolders:
         journal.close(remove=False)
         left = LeftJournal.take(path)
         assert left is not None
-        assert steps(everything(left, left.read(0)[0].position))[-1] == step - 1
+        assert steps(everything(left)) == list(range(step))
+        left.close(remove=True)
+
+    @pytest.mark.parametrize("noticed", [False, True])
+    def test_a_process_that_ends_after_somebody_removed_the_folder_leaves_all_of_it(
+        self, tmp_path: Path, noticed: bool
+    ) -> None:
+        program = """
+import atexit, os, shutil, sys, time
+from pathlib import Path
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.live import LiveJournal
+from tracklayer.journal.operations import Header, Log, Point
+folder = JournalFolder(Path(sys.argv[1]))
+journal = LiveJournal(folder, Header(1, "http://127.0.0.1:1", "here", os.getpid(), 0), limit=1 << 20)
+atexit.register(journal.close, remove=False)
+for step in range(100):
+    journal.append(Log("run", (Point("loss", 1.0, 1, step),)))
+shutil.rmtree(folder.path)
+if sys.argv[2] == "True":
+    time.sleep(1.1)
+journal.append(Log("run", (Point("loss", 1.0, 1, 100),)))
+assert (journal.path is None) == (sys.argv[2] == "True")
+"""
+        folder = JournalFolder(tmp_path / "journals")
+        command = [sys.executable, "-c", program, str(folder.path), str(noticed)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert "Traceback" not in ended.stderr
+        (path,) = folder.left()
+        left = LeftJournal.take(path)
+        assert left is not None
+        assert steps(everything(left)) == list(range(101))
         left.close(remove=True)
 
     def test_a_user_who_may_not_write_there_gets_a_folder_below_that_for_temporary_files(self, tmp_path: Path) -> None:

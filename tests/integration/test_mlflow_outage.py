@@ -23,6 +23,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from harness.pipeline import Pipeline
+from harness.proxy import HTML
 from tracklayer.provisional import is_provisional, provisional_id
 
 if TYPE_CHECKING:
@@ -107,6 +108,36 @@ def test_what_is_logged_while_the_server_is_away_is_there_in_the_end(away: tuple
     assert told.data.tags["team"] == "risk"
     assert "gone" not in told.data.tags
     assert len(pipeline.all_runs()) == 1
+
+
+@pytest.mark.parametrize("how", ["gone", "failing", "lost answer", "login page"])
+def test_a_tag_of_tracklayers_is_taken_away_though_nobody_knew_yet_that_the_server_is_away(
+    away: tuple[Pipeline, RecordingProxy], how: str
+) -> None:
+    pipeline, proxy = away
+    with pipeline.stage() as stage:
+        stage.set_tag("gone", "soon")
+        stage.set_tag("stays", "yes")
+        delivered(stage)
+        if how == "gone":
+            with proxy.refused(), soon():
+                mlflow.delete_tag("gone")
+        else:
+            if how == "failing":
+                proxy.answer(500, b'{"error_code": "INTERNAL_ERROR", "message": "no"}', path="runs/delete-tag")
+            elif how == "lost answer":
+                proxy.lost("runs/delete-tag")
+            else:
+                proxy.answer(200, HTML, path="runs/delete-tag")
+            with soon():
+                mlflow.delete_tag("gone")
+        delivered(stage)
+        with pytest.raises(MlflowException, match="never"):  # there is none of this name
+            mlflow.delete_tag("never")
+
+    told = pipeline.run(stage.run_id)
+    assert "gone" not in told.data.tags
+    assert told.data.tags["stays"] == "yes"
 
 
 def test_runs_that_are_started_while_the_server_is_away_come_to_be(away: tuple[Pipeline, RecordingProxy]) -> None:

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from harness.backends import backends
+from harness.faults import clock_library, disk
 from harness.process import Program, wait_for
 from harness.proxy import RecordingProxy, black_hole, refused_port
 
@@ -170,6 +171,7 @@ def test_a_program_ends_with_the_tests_however_those_end(tmp_path: Path, end: st
     told = tmp_path / "pid"
     tests = f"""
 import os, pathlib, signal, sys
+from harness.faults import clock_library, disk
 from harness.process import Program, wait_for
 told = pathlib.Path({str(told)!r})
 program = Program([sys.executable, "-c", "import os,pathlib,time; pathlib.Path({str(told)!r}).write_text(str(os.getpid())); time.sleep(600)"], log=told.with_name("log"))
@@ -193,8 +195,21 @@ def test_a_program_that_ends_too_early_is_told_with_what_it_said(tmp_path: Path)
 
 
 def test_a_required_back_end_must_be_one_that_exists() -> None:
-    with pytest.raises(ValueError, match=r"oracle.*may name postgresql, mysql, redis"):
+    with pytest.raises(ValueError, match=r"oracle.*may name postgresql, mysql, redis, mounts"):
         backends({"TRACKLAYER_REQUIRE_BACKENDS": "redis,oracle"})
+
+
+@pytest.mark.parametrize("required", ["", "mounts,compiler"])
+def test_a_missing_means_of_making_faults_is_skipped_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: str
+) -> None:
+    monkeypatch.setenv("TRACKLAYER_REQUIRE_BACKENDS", required)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no `cc`, no `mount`
+    end: type[BaseException] = pytest.fail.Exception if required else pytest.skip.Exception
+    with pytest.raises(end, match="compiler"):
+        clock_library(tmp_path)
+    with pytest.raises(end, match="mounts"), disk(tmp_path / "disk", 4096):
+        pass
 
 
 @pytest.mark.parametrize(("required", "outcome"), [("", "2 skipped"), ("mysql", "2 errors")])
@@ -222,7 +237,7 @@ def test_missing_back_ends_are_told_at_the_end_or_fail(tmp_path: Path, required:
     if required:
         assert "TRACKLAYER_REQUIRE_BACKENDS asks for it" in told
     else:
-        assert "back ends that were missing" in told
+        assert "back ends and means that were missing" in told
         assert "refused" in told
         assert "2 tests skipped" in told
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer.interruption import let_through
 from tracklayer.journal.disk import sync_folder
+from tracklayer.journal.orphan import Orphan
 from tracklayer.journal.segments import FileSegment, MemorySegment, stop_of
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Chain:
 
     @property
     def memory(self) -> tuple[MemorySegment, ...]:
-        """The segments that are nowhere but in memory."""
+        """The segments that are nowhere but in memory, or in files that somebody removed."""
         return tuple(segment for segment in self.segments if isinstance(segment, MemorySegment))
 
     @property
@@ -100,6 +101,14 @@ class Chain:
         failed = self.segments[-1] if failed is None else failed
         if self.segments[-1] is failed:
             self._go_on(failed, MemorySegment(failed.end, self._first))
+        self._measure()
+
+    def let_go(self) -> None:
+        """Somebody removed the files: what was in them can still be read, and be put into others."""
+        self.segments = tuple(
+            Orphan(segment) if isinstance(segment, FileSegment) and segment.gone else segment
+            for segment in self.segments
+        )
         self._measure()
 
     def store(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tracklayer.journal.files import FOLDER as FILES
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.record import HEAD, head
-from tracklayer.journal.segments import header_of, load
+from tracklayer.journal.segments import FileSegment, header_of, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,16 +162,17 @@ def name_for(header: Header) -> str:
     return f"{_stamp(header.started_at)}-{_word(header.host)}-{header.pid}-{os.urandom(4).hex()}"
 
 
-def discard(path: Path, *, keep_refused: bool) -> None:
+def discard(path: Path, *, keep_refused: bool, first: bytes = b"") -> None:
     """Remove a journal that is delivered. Never raises: what cannot be removed is there to be looked at.
 
     Args:
         path: its folder; whoever calls holds the lock.
         keep_refused: leave what the server refused, with as much as it takes to say whose it is.
+        first: the frame that says that, where no segment may be left: what was written last may have been in memory.
     """
     try:
         if keep_refused:
-            _shrink(path)
+            _shrink(path, first)
             return
         removing = path.with_name(_REMOVING + path.name)
         path.rename(removing)
@@ -180,13 +181,16 @@ def discard(path: Path, *, keep_refused: bool) -> None:
         log.warning("the journal in %s is delivered and cannot be removed: %s", path, error)
 
 
-def _shrink(path: Path) -> None:
+def _shrink(path: Path, first: bytes) -> None:
     _remove(path / FILES)
-    *delivered, last = load(path)
-    for segment in delivered:
+    segments = load(path)
+    for segment in segments[:-1]:
         segment.remove()
-    os.truncate(last.path, head(last.read(last.start, HEAD)))
-    (path / _SETTLED).touch(0o600)
+    (path / _SETTLED).touch(0o600)  # before the rest, for which the disk may have no room
+    for last in segments[-1:]:
+        os.truncate(last.path, head(last.read(last.start, HEAD)))
+    if first and not segments:
+        FileSegment.create(path, 0, first).close()
 
 
 def _remove(path: Path) -> None:

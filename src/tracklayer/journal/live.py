@@ -236,7 +236,7 @@ class LiveJournal:
         """Write what is in memory to the disk, if that can be done by now."""
         with self._lock:
             if not self._closed and not self._busy:  # a signal handler came in the middle of an append
-                self._save()
+                self._save_all()
 
     def thin(self, before: int, waiting: frozenset[str]) -> None:
         """Make room, where it becomes scarce, while runs wait that cannot be delivered: see `tracklayer.journal.thinning`.
@@ -272,13 +272,14 @@ class LiveJournal:
                 return
             remove = remove and (end is None or end >= self._chain.end)
             if not remove:
-                self._save()
+                self._save_all()
             self._closed = "the journal is closed"
             self.progress.close()
             self._files.close()
             self._chain.close()
             if remove and self.path is not None:
-                discard(self.path, keep_refused=self.progress.refused > 0)
+                first = pack(self.header, self.header.started_at)
+                discard(self.path, keep_refused=self.progress.refused > 0, first=first)
             if self._held is not None:
                 self._held.release()
 
@@ -305,15 +306,28 @@ class LiveJournal:
         """Once a second: is our file still there, or (where there is none) can one be written by now?"""
         self._looked_at = at
         if self._chain.lost:
-            # What was in it can still be read here; what comes goes to a new folder.
-            self._chain.fall_back(FileNotFoundError(f"somebody removed {self.path}"))
-            self._chain.path = None
-            self._files.move_to(None)
-            if self._held is not None:
-                self._held.release()
-            self._held = None
+            self._let_go()
         elif self._chain.in_memory or self._files.unwritten:
             self._save()
+
+    def _let_go(self) -> None:
+        """Somebody removed our folder: what was in its segments, and what comes, goes to a new one.
+
+        Not at once: whoever removes many folders may not have come to the end of it.
+        """
+        self._chain.fall_back(FileNotFoundError(f"somebody removed {self.path}"))
+        self._chain.let_go()
+        self._chain.path = None
+        self._files.move_to(None)
+        if self._held is not None:
+            self._held.release()
+        self._held = None
+
+    def _save_all(self) -> None:
+        """Write what is in memory to the disk, and what somebody has removed a moment ago."""
+        if self._chain.lost:
+            self._let_go()
+        self._save()
 
     def _save(self) -> None:
         """Write what is in memory to the disk, if that can be done."""

@@ -133,6 +133,11 @@ class FileSegment:
         return self.end - self.start - self._holes
 
     @property
+    def descriptor(self) -> int | None:
+        """That of the file, as long as it is open."""
+        return self._descriptor
+
+    @property
     def gone(self) -> bool:
         """True if somebody removed the file while it is written."""
         return self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0

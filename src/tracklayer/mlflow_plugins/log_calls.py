@@ -13,7 +13,7 @@ from tracklayer.interruption import let_through
 from tracklayer.journal.operations import DeleteTag, Inputs, Linked, Log
 from tracklayer.mlflow_plugins.entities import stored_dataset
 from tracklayer.mlflow_plugins.stages import opening_of, report_failure
-from tracklayer.mlflow_plugins.store_calls import StoreCalls
+from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 USERS: Final = (MlflowException, TypeError, ValueError, OverflowError)
 """What a call with wrong arguments raises in MLflow itself; anything else is a fault of ours."""
+
+SAID: Final = frozenset({NOT_THERE, "INVALID_PARAMETER_VALUE"})
+"""What a server says of a call that it understood; whatever else it says may be another thing the next time."""
 
 
 class LogCalls(StoreCalls):
@@ -138,7 +141,7 @@ class LogCalls(StoreCalls):
         self._stock.flush_async_logging()
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Take a tag away. One that is not known here is asked for, as long as the server is there."""
+        """Take a tag away. One that is not known here is asked for; where the server does not say, that is left to delivery."""
         run = self._run_here(run_id)
         if run is None:
             self._stock.delete_tag(self._server_id(None, run_id), key)
@@ -151,8 +154,13 @@ class LogCalls(StoreCalls):
         except Exception as error:
             report_failure("checking a tag", error)
         if key not in run.tags and not run.recorder.away:
-            self._read(run.state, lambda: self._stock.delete_tag(run.server_id, key))
-            return
+            try:
+                self._read(run.state, lambda: self._stock.delete_tag(run.server_id, key))
+            except MlflowException as error:
+                if error.error_code in SAID:
+                    raise
+            else:
+                return
         run.recorder.append(DeleteTag(run.run_id, key))
         run.tags.pop(key, None)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.faults import STRICT
 from harness.mlflow import MlflowServer
 from harness.scene import Scene
 from harness.warm import Warm
@@ -28,7 +29,7 @@ def warm() -> Iterator[Warm]:
 def sqlite_victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A server on SQLite that the tests of this folder may kill and freeze."""
     folder = tmp_path_factory.mktemp("victim-sqlite")
-    with MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder) as server:
+    with MlflowServer(f"sqlite:///{folder / 'mlflow.db'}", folder, environ=STRICT) as server:
         yield server
 
 
@@ -37,7 +38,7 @@ def postgres_victim(postgresql: Backend, tmp_path_factory: pytest.TempPathFactor
     """The same on PostgreSQL."""
     with (
         postgresql.database() as database,
-        MlflowServer(database, tmp_path_factory.mktemp("victim-postgresql")) as server,
+        MlflowServer(database, tmp_path_factory.mktemp("victim-postgresql"), environ=STRICT) as server,
     ):
         yield server
 

@@ -6,10 +6,12 @@ library that is loaded before the C library, or by replacing `time.time` and `ti
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
+from harness import found
 from harness.faults import TURNED_CLOCK, clock_library
 
 if TYPE_CHECKING:
@@ -56,8 +58,28 @@ def test_an_hour_forwards_and_two_back(
         _step(task, clock)
         stage.ends_as_untracked(task)
     stage.deliver()
-    # The runs' times are what the clock said: they are not compared.
-    assert stage.differences(victim, times=False) == []
+    # The ledger's times are what the clock said to user code, and so must those of runs and points be.
+    assert stage.differences(victim) == []
+    by_label = {run.label: run for run in found.runs_of(victim, stage.workflow) if run.label}
+    train = by_label.pop(f"{stage.workflow}/a.train")
+    # Time goes on within what lies between two steps of the clock, and is stepped with it where it lies around one.
+    assert all(0 <= lasted(run) < HOUR / 2 for run in by_label.values())
+    assert -1.5 * HOUR < lasted(train) < -0.5 * HOUR
+    for key in ("own.loss", "ml.auc"):
+        moments = [
+            moment for _, moment in sorted((step, at) for (name, step), at in train.moments.items() if name == key)
+        ]
+        turns = [round((later - earlier) / 1000 / HOUR) for earlier, later in pairwise(moments)]
+        assert [turn for turn in turns if turn] == [1, -2]  # between the rounds, and nowhere else
+        assert all(
+            later >= earlier for turn, (earlier, later) in zip(turns, pairwise(moments), strict=True) if not turn
+        )
+
+
+def lasted(run: found.Found) -> float:
+    """How long a run seems to have taken, in seconds."""
+    assert run.end_time is not None
+    return (run.end_time - run.start_time) / 1000
 
 
 def _step(task: Task, clock: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness import audit
+from harness import found
 from harness.faults import GuardedServer
 from harness.process import wait_for
 
@@ -47,7 +47,7 @@ def is_there(server: GuardedServer, scene: Scene) -> None:
     """
 
     def there() -> bool:
-        return any(run.label for run in audit.runs_of(server, scene.workflow, login=server.admin))
+        return any(run.label for run in found.runs_of(server, scene.workflow, login=server.admin))
 
     wait_for(there, 60, "run on the server")
 

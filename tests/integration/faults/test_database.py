@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.faults import locked
+from harness.faults import STRICT, locked
 from harness.mlflow import MlflowServer
 from harness.postgres import PostgresCluster
 
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresCluste
 def test_postgresql_is_killed_and_started_again(
     cluster: PostgresCluster, scene: Callable[..., Scene], tmp_path: Path
 ) -> None:
-    with MlflowServer(cluster.uri, tmp_path / "server") as server:
+    with MlflowServer(cluster.uri, tmp_path / "server", environ=STRICT) as server:
         before, across = scene(server.uri), scene(server.uri)
         first = before.start("before", pauses=("train-0",))
         second = across.start("across", pauses=("train-0", "evaluate-0"))
