@@ -105,7 +105,7 @@ format: install ## ruff: mend what it can
 types: install ## mypy, strict
 	$(BIN)/mypy src $(PLUGINS:%=plugins/tracklayer-%/src) examples/flights-model/src examples/relay tests benchmarks tools dags flows pipelines
 	@for plugin in $(PLUGINS); do \
-		MYPYPATH=plugins/tracklayer-$$plugin/tests $(BIN)/mypy plugins/tracklayer-$$plugin/tests || exit 1; done
+		MYPYPATH=plugins/tracklayer-$$plugin/tests:plugins/tracklayer-$$plugin/tests/dags_scheduled $(BIN)/mypy plugins/tracklayer-$$plugin/tests || exit 1; done
 
 .PHONY: imports
 imports: install ## import-linter: imports go one way

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import shutil
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +20,6 @@ from harness.proxy import RecordingProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
 
@@ -30,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
         backends()
     except ValueError as error:
         raise pytest.UsageError(str(error)) from error
+    if not getattr(config, "workerinput", None):  # xdist's workers inherit that of whoever began them
+        _own_temporary_folder(config)
+
+
+def _own_temporary_folder(config: pytest.Config) -> None:
+    """What killed processes leave in the folder for temporary files goes with the tests that killed them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
+    folder = tempfile.mkdtemp(prefix="tl-")  # short: there are sockets in it
+    Path(folder).chmod(0o711)  # PostgreSQL runs as another user than root
+    patch.setenv("TMPDIR", folder)
+    patch.setattr(tempfile, "tempdir", None)  # it is looked up anew
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.add_cleanup(patch.undo)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

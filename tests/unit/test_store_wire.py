@@ -76,6 +76,14 @@ def test_no_bare_nan_gets_into_a_request() -> None:
         wire.encoded({"value": math.nan})
 
 
+def test_the_last_points_of_a_large_batch_are_sent_first() -> None:
+    points = wire.metrics([Metric(key=key, value=0, timestamp=step, step=step) for step in range(60) for key in "ab"])
+    sent = list(wire.last_first(points))
+    assert [(point["key"], point["step"]) for point in sent[:4]] == [("a", 59), ("b", 59), ("a", 0), ("b", 0)]
+    assert sorted(map(str, sent)) == sorted(map(str, points))
+    assert wire.last_first(points[:100]) == points[:100]
+
+
 @pytest.mark.parametrize(
     ("text", "sent"),
     [("plain ünïcödé 🚂", "plain ünïcödé 🚂"), ("a\0b", "a␀b"), ("\udce9", "�"), ("\ud83d\ude82", "🚂"), ("", "")],

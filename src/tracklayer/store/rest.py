@@ -161,7 +161,11 @@ class RestStore:
         tags: Mapping[str, str] | None = None,
     ) -> Callable[[], None]:
         """What `log_batch` does, but for sending it: that is done by calling what is returned."""
-        items = {"metrics": wire.metrics(metrics), "params": wire.pairs(params), "tags": wire.pairs(tags)}
+        items = {
+            "metrics": wire.last_first(wire.metrics(metrics)),
+            "params": wire.pairs(params),
+            "tags": wire.pairs(tags),
+        }
         payload = {kind: values for kind, values in items.items() if values}
         body = wire.encoded_batch({"run_id": run_id, **payload}) if payload else None
 

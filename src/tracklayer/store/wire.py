@@ -19,8 +19,11 @@ CONTEXT_TAG: Final = "mlflow.data.context"
 MODEL_STATUS: Final = "LOGGED_MODEL_"
 """How the names of a logged model's statuses begin on the wire."""
 _INT64: Final = 2**63
+_FEW: Final = 100
+"""So many points are not worth another order."""
 
 T = TypeVar("T")
+_Point = dict[str, Any]
 
 
 class PairWire(msgspec.Struct):
@@ -323,6 +326,32 @@ def metrics(values: Iterable[Metric]) -> list[dict[str, Any]]:
             point["dataset_digest"] = text(metric.dataset_digest)
         told.append(point)
     return told
+
+
+def last_first(points: Sequence[_Point]) -> Sequence[_Point]:
+    """The points of a large batch with the last one of each key before all others.
+
+    A server on a database compares each point, in the order of the batch, with the latest value of its metric, and
+    changes that value, field by field, whenever the point is later (``_update_latest_metrics_if_necessary`` of MLflow's
+    ``SqlAlchemyStore``): a thousand times for a thousand steps, but once if the last step comes first. That is some
+    four per cent of the request. What is stored is the same, and histories are read in the order of their times.
+
+    Args:
+        points: what `metrics` returns; up to 100 stay as they are.
+
+    Returns:
+        The same points.
+
+    >>> last_first([{"key": "loss", "step": step} for step in range(200)])[:3]
+    [{'key': 'loss', 'step': 199}, {'key': 'loss', 'step': 0}, {'key': 'loss', 'step': 1}]
+    """
+    if len(points) <= _FEW:
+        return points
+    last = {point["key"]: index for index, point in enumerate(points)}
+    ahead = set(last.values())
+    return [points[index] for index in last.values()] + [
+        point for index, point in enumerate(points) if index not in ahead
+    ]
 
 
 def datasets(values: Sequence[Dataset]) -> list[dict[str, Any]]:

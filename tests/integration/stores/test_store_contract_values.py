@@ -56,6 +56,23 @@ def test_a_batch_that_is_repeated_is_stored_once(store: Store, run: Run, uri: st
     assert sorted(point.step for point in history) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending", "the last is not the latest"])
+def test_a_full_batch_leaves_the_latest_values_and_histories_of_its_points(
+    store: Store, run: Run, uri: str, order: str
+) -> None:
+    steps = list(range(500))
+    if order == "descending":
+        steps.reverse()
+    elif order == "the last is not the latest":
+        steps = steps[250:] + steps[:250]
+    points = [Metric(key=key, value=step / 8, timestamp=1_000 + step, step=step) for step in steps for key in "ab"]
+    store.log_batch(run.run_id, metrics=points)
+    assert store.get_run(run.run_id).metrics == {"a": 499 / 8, "b": 499 / 8}
+    for key in "ab":
+        history = [(point.step, point.value) for point in client(uri).get_metric_history(run.run_id, key)]
+        assert history == [(step, step / 8) for step in range(500)]
+
+
 def test_a_changed_param_is_refused_with_all_of_its_batch(store: Store, run: Run) -> None:
     store.log_batch(run.run_id, params={"p": "1"})
     with pytest.raises(Refused, match="p"):

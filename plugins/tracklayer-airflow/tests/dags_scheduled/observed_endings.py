@@ -7,15 +7,13 @@ import signal
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
 from airflow.sdk import DAG, BaseSensorOperator, PokeReturnValue, get_current_context, setup, task, teardown
+from fate import die, hold, kill_oneself
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mlflow import ActiveRun
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
@@ -33,29 +31,6 @@ def start_run() -> ActiveRun:
     run = mlflow.start_run(run_name=f"{ti.task_id} by itself")
     mlflow.log_metric("tried", ti.try_number)
     return run
-
-
-def die(how: Callable[[], object]) -> None:
-    """End this process without a word, having said when: the test looks how long it takes until somebody knows."""
-    ti = get_current_context()["ti"]
-    died = Path(os.environ["TEST_HOLD"]) / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.died"
-    died.write_text(str(time.time()))
-    how()
-
-
-def kill_oneself() -> None:
-    """As the kernel does where memory is short."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def hold(seconds: float = 900) -> None:
-    """Wait until the test says go on, having said who and where we are; no longer than the test itself may take."""
-    ti = get_current_context()["ti"]
-    folder = Path(os.environ["TEST_HOLD"])
-    (folder / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.pid").write_text(f"{os.getpid()} {os.getppid()}")
-    end = time.monotonic() + seconds
-    while not (folder / f"{ti.dag_id}.{ti.task_id}.go").exists() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 class ThirdPoke(BaseSensorOperator):

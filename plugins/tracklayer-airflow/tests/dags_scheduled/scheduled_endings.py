@@ -8,7 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -24,12 +24,10 @@ from airflow.sdk import (
     task,
     teardown,
 )
+from fate import die, hold, kill_oneself
 
 import tracklayer
 from tracklayer_airflow import Tracked
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
 PAUSE = timedelta(seconds=12)
@@ -74,29 +72,6 @@ def log_try() -> None:
     journal.write_text(os.environ["TRACKLAYER_JOURNAL"])
     if run is not None:
         run.log_metric("tried", ti.try_number)
-
-
-def die(how: Callable[[], object]) -> None:
-    """End this process without a word, having said when: the test looks how long it takes until somebody knows."""
-    ti = get_current_context()["ti"]
-    died = Path(os.environ["TEST_HOLD"]) / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.died"
-    died.write_text(str(time.time()))
-    how()
-
-
-def kill_oneself() -> None:
-    """As the kernel does where memory is short."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def hold(seconds: float = 900) -> None:
-    """Wait until the test says go on, having said who and where we are; no longer than the test itself may take."""
-    ti = get_current_context()["ti"]
-    folder = Path(os.environ["TEST_HOLD"])
-    (folder / f"{ti.dag_id}.{ti.task_id}.{ti.try_number}.pid").write_text(f"{os.getpid()} {os.getppid()}")
-    end = time.monotonic() + seconds
-    while not (folder / f"{ti.dag_id}.{ti.task_id}.go").exists() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
