@@ -27,7 +27,7 @@ import tutorial  # noqa: E402
 from figures import Figure, figure, report  # noqa: E402
 from logging_ways import Way, started  # noqa: E402
 from outages import task  # noqa: E402
-from throughput import deliveries, deliveries_apart, deliveries_steady, points_of  # noqa: E402
+from throughput import deliveries, deliveries_apart, deliveries_in_memory, deliveries_steady, points_of  # noqa: E402
 from wandb_environment import points_in, wandb_python  # noqa: E402
 
 from harness.backends import backends  # noqa: E402
@@ -87,6 +87,7 @@ def main(scale: Scale = FULL) -> None:
         figures += calls(environ, folder, wandb, scale, bars)
         _tell("delivery")
         figures += deliveries("SQLite", server, environ, scale)
+        figures += deliveries_in_memory(environ, scale)
         figures += deliveries_steady(server, environ, scale)
         figures += deliveries_apart("SQLite", f"sqlite:///{folder}/apart.db", folder / "apart", environ, scale)
         postgresql = backends()["postgresql"]

@@ -10,9 +10,11 @@ import http.client
 import json
 import os
 import statistics
+import tempfile
 import time
 from contextlib import ExitStack, closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from figures import Figure, figure
@@ -23,9 +25,11 @@ from harness.mlflow import MlflowServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from bench_journal import Scale
+
+MEMORY: Final = Path("/dev/shm")
+"""A folder in memory, on Linux."""
 
 
 def deliveries(database: str, server: MlflowServer, environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
@@ -127,6 +131,21 @@ def deliveries_apart(
         stack.enter_context(_on_cpus(set(others)))
         told = {**environ, "MLFLOW_TRACKING_URI": server.uri}
         yield from deliveries(f"{database}, server on a CPU of its own", server, told, scale)
+
+
+def deliveries_in_memory(environ: Mapping[str, str], scale: Scale) -> Iterator[Figure]:
+    """(c) once more, with SQLite's database in memory.
+
+    How long a disk takes to sync differs from request to request by as much as the rest of a request takes. Nothing is
+    measured where no folder is in memory.
+    """
+    if not MEMORY.is_dir():
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tracklayer-bench-", dir=MEMORY)))
+        server = stack.enter_context(MlflowServer(f"sqlite:///{folder}/mlflow.db", folder / "server"))
+        told = {**environ, "MLFLOW_TRACKING_URI": server.uri}
+        yield from deliveries("SQLite in memory", server, told, scale)
 
 
 @contextmanager
