@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from harness.backends import backends  # noqa: E402 - the tests' own harness, found by the line above
-from harness.faults import INJURIES, Unreliable  # noqa: E402 - the same
+from harness.faults import INJURIES, STRICT, Unreliable  # noqa: E402 - the same
 from harness.killing import Killer  # noqa: E402 - the same
 from harness.mlflow import MlflowServer  # noqa: E402 - the same
 from harness.proxy import RecordingProxy  # noqa: E402 - the same
@@ -253,7 +253,7 @@ def main() -> int:
             databases["PostgreSQL"] = stack.enter_context(backends()["postgresql"].database())
         warm = stack.enter_context(Warm())
         for name, uri in databases.items():
-            with MlflowServer(uri, folder / name) as server:
+            with MlflowServer(uri, folder / name, environ=STRICT) as server:
                 soak = Soak(options, server, name, warm, folder / f"{name}-scenes")
                 try:
                     soak.run()

@@ -51,6 +51,7 @@ def close(
     ended_at: int | None = None,
     everywhere: bool = False,
     told: Mapping[str, RealEnd] = NOBODY,
+    patient: bool = False,
 ) -> bool:
     """End the parent of a workflow run, safe to repeat.
 
@@ -73,6 +74,8 @@ def close(
         ended_at: when it ended, in milliseconds since the epoch; None is now.
         everywhere: True if its stage runs may be in any experiment, whatever the settings say.
         told: how tries ended of which no process was there then (a trigger ended them), by key.
+        patient: True if stage runs that are still RUNNING may be ended by their own processes at any moment: then
+            nothing is done as long as there are any. To look for them before would not do: one may begin in between.
 
     Returns:
         False if it goes on, so that its parent was left open.
@@ -90,6 +93,8 @@ def close(
     members = members_of(settings, backend, found, key, everywhere=everywhere)
     alive = open_here()
     running = [run for run in members if run.status == "RUNNING"]
+    if patient and running:
+        return False
     for run in members:
         take_back(store, run)
         end = told.get(run.tags.get("tracklayer.key", ""))

@@ -52,17 +52,19 @@ def close_if_last(
         StoreError: the tracking server could not be asked.
     """
     key = workflow_run_key(context.workflow_run)
-    if members_of(settings, backend, parent, key, running=True, limit=1):
-        if status == "FINISHED":
-            return None  # those that are running will look in their turn
-        backend.store.update_run(parent.run_id, status="FAILED", end_time=ended_at)
-        return "FAILED"
-    runs = members_of(settings, backend, parent, key)
-    found = _status(runs, ends=ends)
-    if found is not None:
-        last = max((run.end_time or 0 for run in runs), default=0)
-        close(context, found, settings, backend, parent=parent, ended_at=max(last, ended_at))
-    return found
+    if not members_of(settings, backend, parent, key, running=True, limit=1):
+        runs = members_of(settings, backend, parent, key)
+        found = _status(runs, ends=ends)
+        if found is None:
+            return None
+        last = max([ended_at, *(run.end_time or 0 for run in runs)])
+        if close(context, found, settings, backend, parent=parent, ended_at=last, patient=True):
+            return found
+    # Some are running, or one has begun just now: those will look in their turn.
+    if status == "FINISHED":
+        return None
+    backend.store.update_run(parent.run_id, status="FAILED", end_time=ended_at)
+    return "FAILED"
 
 
 def _status(members: Iterable[Run], *, ends: bool) -> Status | None:

@@ -19,10 +19,11 @@ from harness.leaving import opening_of
 from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
+from tracklayer.context import RunRef
 from tracklayer.creation import create
 from tracklayer.current import _OpenStages, current_run, open_here
 from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
-from tracklayer.identity import PARENT_TAG, key_tag
+from tracklayer.identity import PARENT_TAG, key_tag, workflow_run_key
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
@@ -31,6 +32,7 @@ from tracklayer.journal.operations import Close, End, Header, LeftOpen, Log, Los
 from tracklayer.journal.recorder import Recorder, recorder_of
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
+from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
 from tracklayer.settings import Settings
 from tracklayer.tracking import track
@@ -240,6 +242,52 @@ def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
     assert ("tracklayer.error.message" in above.tags) == (parent == "FAILED")
     close(context, "FINISHED", settings, backend, ended_at=ENDED)
     assert backend.store.get_run(above.run_id).status == "FINISHED"
+
+
+def test_a_run_that_begins_and_ends_while_its_workflow_run_is_closed_ends_by_itself(settings: Settings) -> None:
+    """An observed task's run may begin when Airflow has already ended the DAG run, and end in good time: unannounced."""
+    world = World(settings, None)
+    world.deliver(world.backend())
+    before = world.run()
+    above = before.tags[PARENT_TAG]
+    backend = world.backend()
+    store = backend.store
+    assert world.opening.parent
+    context = world.opening.parent.context
+    parent = RunRef(run_id=above, experiment_id=before.experiment_id, key=workflow_run_key(context.workflow_run))
+    for begin, end in itertools.combinations(range(1, 8), 2):
+        begun: list[str] = []
+
+        def start(begun: list[str] = begun) -> None:
+            tags = {key: before.tags[key] for key in before.tags.keys() - {REAL_END_TAG, OUTCOME_TAG}}
+            run = store.create_run(before.experiment_id, name=before.name, start_time=milliseconds(None), tags=tags)
+            begun.append(run.run_id)
+
+        def finish(begun: list[str] = begun) -> None:
+            if store.get_run(begun[0]).status == "RUNNING":
+                store.update_run(begun[0], status="FINISHED", end_time=milliseconds(None))
+
+        backend.store = Meanwhile(Meanwhile(store, end, finish), begin, start)
+        world.append(Close(context, "FINISHED", milliseconds(None), parent, observed=True))
+        (path,) = left_behind(settings)
+        journal = LeftJournal.take(path)
+        assert journal
+        recovery = Recovery(journal, backend, settings)
+        while recovery.step():
+            pass
+        for run_id in begun:  # none if there were fewer requests
+            finish()
+            assert store.get_run(run_id).status == "FINISHED", (begin, end)
+            assert OUTCOME_TAG not in store.get_run(run_id).tags
+
+        def ended(recovery: Recovery = recovery) -> bool:
+            while recovery.step():
+                pass
+            return recovery.finish()
+
+        wait_for(ended, 30, "the end of the parent")
+        assert store.get_run(above).status == "FINISHED"
+        backend.store = store
 
 
 def test_a_task_that_starts_after_the_end_of_its_workflow_run_holds_the_parent_open_no_longer_than_itself(

@@ -119,7 +119,7 @@ class Endings:
             at: when it was written to the journal, in milliseconds since the epoch.
         """
         with importing():
-            from tracklayer.closing import close, members_of
+            from tracklayer.closing import close
             from tracklayer.completion import close_if_last
 
         parent = self._ids.resolved_ref(operation.parent) if operation.parent else None
@@ -147,10 +147,6 @@ class Endings:
                 ended_at=operation.ended_at or at,
             )
             return
-        if operation.observed and parent is not None and waited < GRACE:
-            key = workflow_run_key(operation.context.workflow_run)
-            if members_of(self._settings, self._backend, parent, key, running=True, everywhere=True, limit=1):
-                raise Later(f"tasks of {local} may still be ending their runs")
         ended = close(
             operation.context,
             operation.status,
@@ -161,9 +157,10 @@ class Endings:
             ended_at=operation.ended_at or at,
             everywhere=operation.observed,
             told=operation.told,
+            patient=operation.observed and waited < GRACE,
         )
         if not ended and milliseconds(None) - at <= WAITED:
-            raise Later(f"{local} goes on: tasks of it have started since it ended")
+            raise Later(f"tasks of {local} have started since it ended, or may still be ending their runs")
 
     def lost(self, operation: Lost) -> None:
         """End the runs of a try that the orchestrator has lost, if nobody who knows better does it soon."""
