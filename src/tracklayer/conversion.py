@@ -56,7 +56,7 @@ def convert(found: Found, kind: Any) -> Any:
     try:
         value = _from_text(str(found.value), kind) if found.is_text else found.value
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, ValueError):
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError):
         message = f"setting {found.key!r} {found.where} must be {allowed(kind)}, not {found.shown}"
         raise SettingsError(message) from None
 

@@ -72,7 +72,7 @@ def process_of(text: str | None) -> Process | None:
     """The process that a tag's value names; None if there is no tag, or it cannot be read."""
     try:
         return msgspec.json.decode(text, type=Process) if text else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -122,7 +122,7 @@ class Api:
             self._away_until = time.monotonic() + PAUSE
             raise AirflowUnavailable(f"Airflow at {self.url} cannot be reached: {type(error).__name__}") from None
         try:
-            return answer.status, json.loads(answer.data)
+            return answer.status, decoded(answer.data)
         except ValueError:
             return answer.status, None
 
