@@ -265,6 +265,7 @@ class Findings:
         unknown: how many there are of those.
         looked_at: how many runs were looked at.
         more: True if it stopped at the scope's limit: examine again after repairing.
+        unasked: of how many runs nobody knows anything because their orchestrator could not be asked.
     """
 
     found: Sequence[Finding] = ()
@@ -272,6 +273,7 @@ class Findings:
     unknown: int = 0
     looked_at: int = 0
     more: bool = False
+    unasked: int = 0
 
     def of(self, kind: type[Finding]) -> list[Finding]:
         """The findings of exactly this kind, in the order in which they were made."""
