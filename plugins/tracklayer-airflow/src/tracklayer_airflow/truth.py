@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tracklayer.context import State
+from tracklayer.store.endpoint import without_credentials
 from tracklayer_airflow.api import URL_VARIABLE
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _was_of(airflow: Api, workflow_run: WorkflowRun) -> bool:
     page = workflow_run.tags.get(URL_TAG, "")
     if any(_is_below(page, address) for address in airflow.addresses):
         return True
-    _say_that_a_dag_is_unknown(workflow_run.workflow, airflow.url, page.partition("/dags/")[0])
+    made_at = without_credentials(page).partition("/dags/")[0]
+    _say_that_a_dag_is_unknown(workflow_run.workflow, airflow.url, made_at)
     return False
 
 
@@ -159,7 +161,16 @@ def _state(found: Mapping[str, Any], states: Mapping[str, Truth]) -> State:
     ended_at = found.get("end_date") if status != "RUNNING" else None
     return State(
         status=status,
-        ended_at=datetime.fromisoformat(ended_at) if isinstance(ended_at, str) else None,
+        ended_at=_moment(ended_at),
         said=str(word) if word else None,
         note="skipped" if word == "skipped" else None,
     )
+
+
+def _moment(text: object) -> datetime | None:
+    """A moment that Airflow tells, in UTC if it does not say where; None if it cannot be read: the state still holds."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
