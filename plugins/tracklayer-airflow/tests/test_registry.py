@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk import DAG
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -152,6 +153,27 @@ def test_a_rescheduled_sensor_must_be_told_since_when() -> None:
         ModelAliasSensor(task_id="moved", name="flights", alias="champion", mode="reschedule")
 
 
+@pytest.mark.parametrize(("native", "rendered"), [(False, "None"), (True, None)])
+def test_an_alias_that_stood_for_none_before(
+    native: bool, rendered: str | None, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``since=promote.output`` is None then, or the text of it: any version will do."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    client, name = MlflowClient(mlflow_server.uri), f"first-{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(name)
+    client.create_model_version(name, "s3://models/1")
+    client.set_registered_model_alias(name, "champion", "1")
+    with DAG("moved", schedule=None, render_template_as_native_obj=native):
+        sensor = ModelAliasSensor(
+            task_id="moved", name=name, alias="champion", since="{{ before }}", mode="reschedule", mlflow_conn_id=None
+        )
+    sensor.render_template_fields({"before": None})  # type: ignore[arg-type]  # all that the template needs
+    assert sensor.since == rendered
+    assert sensor.poke({}).xcom_value == "1"
+    given = ModelAliasSensor(task_id="given", name=name, alias="champion", since=None)
+    assert given.poke({}).xcom_value == "1"
+
+
 @pytest.fixture(scope="module")
 def told(mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = AirflowHome(tmp_path_factory.mktemp("airflow-registry"), Path(__file__).parent / "dags_registry")
@@ -196,10 +218,10 @@ def test_when_an_alias_has_moved(mlflow_server: MlflowServer, monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     client, name = MlflowClient(mlflow_server.uri), f"moved-{uuid.uuid4().hex[:8]}"
 
-    def waiting(since: str | int | None) -> ModelAliasSensor:
-        return ModelAliasSensor(task_id="moved", name=name, alias="champion", since=since)
+    def waiting(**since: Any) -> ModelAliasSensor:
+        return ModelAliasSensor(task_id="moved", name=name, alias="champion", **since)
 
-    since_then, since_one, since_none = waiting(None), waiting(1), waiting("")
+    since_then, since_one, since_none = waiting(), waiting(since=1), waiting(since="")
     assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such model"
     client.create_registered_model(name)
     for number in ("1", "2"):
@@ -207,14 +229,14 @@ def test_when_an_alias_has_moved(mlflow_server: MlflowServer, monkeypatch: pytes
     assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such alias"
     client.set_registered_model_alias(name, "champion", "1")
     assert [sensor.poke({}).xcom_value for sensor in (since_then, since_one, since_none)] == ["1", None, "1"]
-    late = waiting(None)
+    late = waiting()
     assert [late.poke({}).is_done, late.poke({}).is_done] == [False, False], "it stands where it stood at first"
     client.delete_registered_model_alias(name, "champion")
     assert [sensor.poke({}).is_done for sensor in (late, since_one)] == [False, False], "it stands for nothing"
     client.set_registered_model_alias(name, "champion", "2")
     assert [sensor.poke({}).xcom_value for sensor in (late, since_one)] == ["2", "2"]
     # While the server is away nothing is remembered.
-    away = waiting(None)
+    away = waiting()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     assert not away.poke({}).is_done
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
