@@ -101,6 +101,17 @@ def test_airflows_own_404_is_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
         assert truth.of_dag_run(DAG_RUN) is None, "another Airflow's"
 
 
+@pytest.mark.parametrize("run_id", ["a/b", "..", "."])
+def test_of_an_id_that_the_api_has_no_path_for_nobody_can_say(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer would be about another path, and a DAG run that runs be taken for deleted."""
+    run = WorkflowRun(orchestrator="airflow", workflow="flights", run_id=run_id)
+    with answering(lambda _path: (404, NO_RUN)) as (url, told):
+        monkeypatch.setenv("TRACKLAYER_AIRFLOW_API_URL", url)
+        assert truth.of_dag_run(run) is None
+        assert truth.of_try(run, TaskRun(task="train")) is None
+    assert told == []
+
+
 @pytest.mark.parametrize("body", [{"status": "ok"}, {"dag_id": "flights", "dag_run_id": "r2"}, "<html>", []])
 def test_an_answer_about_something_else_is_none(body: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page for everything: the DAG run would be said to run."""

@@ -173,6 +173,15 @@ def api(settings: AirflowSettings) -> Api | None:
     return _api(address(f"the environment variable {URL_VARIABLE}", url), settings) if url else None
 
 
+def can_be_asked(*ids: str) -> bool:
+    """Whether the API has a path for these ids. One with a slash is two to it, however that is written.
+
+    >>> can_be_asked("flights", "manual__1"), can_be_asked("flights", "a/b"), can_be_asked("..")
+    (True, False, False)
+    """
+    return not any("/" in one or one in {"", ".", ".."} for one in ids)
+
+
 def address(name: str, url: str) -> str:
     """The address of an API server, as it may be shown.
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tracklayer.context import State
 from tracklayer.store.endpoint import without_credentials
-from tracklayer_airflow.api import URL_VARIABLE
+from tracklayer_airflow.api import URL_VARIABLE, can_be_asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,13 +52,14 @@ def of_dag_run(workflow_run: WorkflowRun) -> State | None:
 
     Returns:
         ``GONE`` if Airflow knows the DAG and not the run, or if the DAG itself was deleted and the run's own tag says
-        that it was this Airflow's; None if it is or may be another installation's, or if nobody says where Airflow is.
+        that it was this Airflow's; None if it is or may be another installation's, if nobody says where Airflow is, or if
+        its API has no path for such an id.
 
     Raises:
         tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
     """
     airflow = _airflow(workflow_run)
-    if airflow is None:
+    if airflow is None or not can_be_asked(workflow_run.workflow, workflow_run.run_id):
         return None
     found = airflow.dag_run(workflow_run.workflow, workflow_run.run_id)
     if found is None:
@@ -74,7 +75,8 @@ def of_try(workflow_run: WorkflowRun, task_run: TaskRun) -> State | None:
         tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
     """
     index = -1 if task_run.index is None else int(task_run.index) if task_run.index.isdecimal() else None
-    airflow = _airflow(workflow_run) if index is not None else None
+    askable = index is not None and can_be_asked(workflow_run.workflow, workflow_run.run_id, task_run.task)
+    airflow = _airflow(workflow_run) if askable else None
     if airflow is None or index is None:
         return None
     found = airflow.task_try(workflow_run.workflow, workflow_run.run_id, task_run.task, index, task_run.try_number)
