@@ -35,7 +35,7 @@ class Connection:
     port: int | None = None
     login: str | None = None
     password: str | None = None
-    extra_dejson: dict[str, Any] = field(default_factory=dict)
+    extra_dejson: Any = field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,12 @@ def test_a_connection_is_mlflows_variables(connection: Connection, expected: dic
         (Connection(host="http://[mlflow"), "its host is no URI"),
         (Connection(extra_dejson={"tokn": "x"}), "extra has tokn; known are token"),
         (Connection(login="ann", extra_dejson={"token": "x"}), "it has a login and a token"),
+        (
+            Connection(extra_dejson={"token": ["s3cret"]}),
+            "token in its extra must be text, or true or false, not a list",
+        ),
+        (Connection(extra_dejson={"workspace": {"a": "s3cret"}}), "workspace in its extra must be text"),
+        (Connection(extra_dejson=["s3cret"]), "its extra is no table"),
     ],
 )
 def test_a_wrong_connection_is_named(connection: Connection, message: str) -> None:
