@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,7 @@ _WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+_SEPARATOR: Final = re.compile(r"[,\r\n]")
 _BOUNDS: Final = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
 
 
@@ -48,7 +50,7 @@ class Found:
 def convert(found: Found, kind: Any) -> Any:
     """The value as `kind`, any type that msgspec knows.
 
-    Text is read leniently: ``yes`` and ``on`` for booleans, ``a, b`` for lists, JSON for tables.
+    Text is read leniently: ``yes`` and ``on`` for booleans, ``a, b`` (or a line for each) for lists, JSON for tables.
 
     Raises:
         SettingsError: it is not of that type; the message names the key, where it stands, the value and what is allowed.
@@ -115,6 +117,6 @@ def _from_text(text: str, kind: Any) -> object:
         return kind(text)
     items = (arguments or (str,))[0] if (origin or kind) in {list, tuple, set, frozenset} else None
     if items is not None:
-        return [_from_text(part.strip(), items) for part in text.split(",") if part.strip()]
+        return [_from_text(part.strip(), items) for part in _SEPARATOR.split(text) if part.strip()]
     is_table = (origin or kind) is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
     return msgspec.json.decode(text) if is_table else text
