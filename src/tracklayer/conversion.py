@@ -21,6 +21,7 @@ _WORDS: Final = {
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
 _SEPARATOR: Final = re.compile(r"[,\r\n]")
+_TABLE: Final = "a table"
 _BOUNDS: Final = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
 
 
@@ -59,8 +60,10 @@ def convert(found: Found, kind: Any) -> Any:
         value = _from_text(str(found.value), kind) if found.is_text else found.value
         return msgspec.convert(value, kind)
     except (msgspec.ValidationError, ValueError, OverflowError, RecursionError):
-        message = f"setting {found.key!r} {found.where} must be {allowed(kind)}, not {found.shown}"
-        raise SettingsError(message) from None
+        wanted = allowed(kind)
+        # What was to be a table may hold secrets, and nobody knows where in a text that cannot be read.
+        shown = found.shown if wanted != _TABLE or isinstance(found.value, dict) else "what it is"
+        raise SettingsError(f"setting {found.key!r} {found.where} must be {wanted}, not {shown}") from None
 
 
 def unknown(found: Found, known: Iterable[str]) -> str:
@@ -70,7 +73,10 @@ def unknown(found: Found, known: Iterable[str]) -> str:
     known = list(known)
     near = get_close_matches(found.key.lower().replace("-", "_"), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown setting {found.key!r} {found.where} (value: {found.shown}){hint} allowed: {', '.join(known)}"
+    # A misspelt name of a secret is none that masking knows.
+    masked = Redaction().mask(found.key, found.value)
+    shown = Found(near[0] if near else found.key, masked, found.where).shown
+    return f"unknown setting {found.key!r} {found.where} (value: {shown}){hint} allowed: {', '.join(known)}"
 
 
 def allowed(kind: Any) -> str:
@@ -97,7 +103,7 @@ def allowed(kind: Any) -> str:
         return f"a list of {allowed(arguments[0])}" if arguments else "a list"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return " or ".join(repr(choice.value) for choice in kind)
-    return _NAMES.get(kind, "a table")
+    return _NAMES.get(kind, _TABLE)
 
 
 _NAMES: Final[dict[Any, str]] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

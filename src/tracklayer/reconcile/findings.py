@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def moment(milliseconds: int) -> str:
     """A time stamp of MLflow's for people and for JSON: ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # whatever a foreign client wrote there
+        return f"{milliseconds} ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
