@@ -21,7 +21,8 @@ from tracklayer.exceptions import SettingsError
 from tracklayer.provisional import id_tag, provisional_id
 from tracklayer_airflow.connection import VARIABLES, variables
 from tracklayer_airflow.hooks import MlflowHook
-from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
+from tracklayer_airflow.registry import RegisterModelOperator
+from tracklayer_airflow.sensors import AirflowFailException, MlflowRunSensor, ModelAliasSensor
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
@@ -154,6 +155,17 @@ def test_a_run_that_is_not_delivered_yet_is_waited_for(
     assert not MlflowRunSensor(task_id="away", run_id=given_out).poke({}).is_done
 
 
+@pytest.mark.parametrize("run_id", [None, "None", ""])
+def test_a_run_that_nobody_knows_is_neither_waited_for_nor_replaced(run_id: Any) -> None:
+    """Nothing came of the template; the nearest run upstream may have made quite another model."""
+    with pytest.raises(AirflowFailException, match="there is no run to wait for: run_id is"):
+        MlflowRunSensor(task_id="ended", run_id=run_id).poke({})
+    register = RegisterModelOperator(task_id="register", name="flights", run_id="{{ run }}")
+    register.run_id = run_id
+    with pytest.raises(RuntimeError, match="the run that made the model is not known: run_id is"):
+        register.execute({})
+
+
 def test_a_rescheduled_sensor_must_be_told_since_when() -> None:
     with pytest.raises(ValueError, match="moved: in the mode 'reschedule' the sensor has to be told"):
         ModelAliasSensor(task_id="moved", name="flights", alias="champion", mode="reschedule")
@@ -173,7 +185,8 @@ def test_an_alias_that_stood_for_none_before(
         sensor = ModelAliasSensor(
             task_id="moved", name=name, alias="champion", since="{{ before }}", mode="reschedule", mlflow_conn_id=None
         )
-    sensor.render_template_fields({"before": None})  # type: ignore[arg-type]  # all that the template needs
+    context: Any = {"before": None}  # all that the template needs
+    sensor.render_template_fields(context)
     assert sensor.since == rendered
     assert sensor.poke({}).xcom_value == "1"
     given = ModelAliasSensor(task_id="given", name=name, alias="champion", since=None)

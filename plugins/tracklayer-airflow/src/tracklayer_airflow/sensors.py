@@ -27,7 +27,7 @@ AWAY: Final = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_
 
 
 NONE: Final = frozenset({"", "None"})
-"""What stands for no version: an empty text, or None after a template has made text of it."""
+"""What stands for no version, and for no run: an empty text, or None after a template has made text of it."""
 
 
 class _NotTold(Enum):
@@ -107,6 +107,8 @@ class MlflowRunSensor(MlflowSensor):
         """What the server calls the run; None if its id was given out while the server was away, and it is not there yet."""
         from tracklayer.provisional import id_tag, is_provisional
 
+        if self.run_id is None or str(self.run_id).strip() in NONE:
+            raise AirflowFailException(f"there is no run to wait for: run_id is {self.run_id!r}")
         if not is_provisional(self.run_id):
             return self.run_id
         with MlflowHook(self.mlflow_conn_id).store() as store:
