@@ -107,7 +107,7 @@ class MlflowRunSensor(MlflowSensor):
         """What the server calls the run; None if its id was given out while the server was away, and it is not there yet."""
         from tracklayer.provisional import id_tag, is_provisional
 
-        if self.run_id is None or str(self.run_id).strip() in NONE:
+        if str(self.run_id).strip() in NONE:
             raise AirflowFailException(f"there is no run to wait for: run_id is {self.run_id!r}")
         if not is_provisional(self.run_id):
             return self.run_id
