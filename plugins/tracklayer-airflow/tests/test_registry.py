@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.exceptions import AirflowException  # type: ignore[attr-defined]  # its place in all versions
 from airflow.sdk import DAG
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -22,7 +23,7 @@ from tracklayer.provisional import id_tag, provisional_id
 from tracklayer_airflow.connection import VARIABLES, variables
 from tracklayer_airflow.hooks import MlflowHook
 from tracklayer_airflow.registry import RegisterModelOperator
-from tracklayer_airflow.sensors import AirflowFailException, MlflowRunSensor, ModelAliasSensor
+from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
@@ -158,7 +159,7 @@ def test_a_run_that_is_not_delivered_yet_is_waited_for(
 @pytest.mark.parametrize("run_id", [None, "None", ""])
 def test_a_run_that_nobody_knows_is_neither_waited_for_nor_replaced(run_id: Any) -> None:
     """Nothing came of the template; the nearest run upstream may have made quite another model."""
-    with pytest.raises(AirflowFailException, match="there is no run to wait for: run_id is"):
+    with pytest.raises(AirflowException, match="there is no run to wait for: run_id is"):
         MlflowRunSensor(task_id="ended", run_id=run_id).poke({})
     register = RegisterModelOperator(task_id="register", name="flights", run_id="{{ run }}")
     register.run_id = run_id
