@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,8 @@ _WORDS: Final = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+_SEPARATOR: Final = re.compile(r"[,\r\n]")
+_TABLE: Final = "a table"
 _BOUNDS: Final = (("gt", "greater than"), ("ge", "at least"), ("lt", "less than"), ("le", "at most"))
 
 
@@ -48,7 +51,7 @@ class Found:
 def convert(found: Found, kind: Any) -> Any:
     """The value as `kind`, any type that msgspec knows.
 
-    Text is read leniently: ``yes`` and ``on`` for booleans, ``a, b`` for lists, JSON for tables.
+    Text is read leniently: ``yes`` and ``on`` for booleans, ``a, b`` (or a line for each) for lists, JSON for tables.
 
     Raises:
         SettingsError: it is not of that type; the message names the key, where it stands, the value and what is allowed.
@@ -56,9 +59,11 @@ def convert(found: Found, kind: Any) -> Any:
     try:
         value = _from_text(str(found.value), kind) if found.is_text else found.value
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, ValueError):
-        message = f"setting {found.key!r} {found.where} must be {allowed(kind)}, not {found.shown}"
-        raise SettingsError(message) from None
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError):
+        wanted = allowed(kind)
+        # What was to be a table may hold secrets, and nobody knows where in a text that cannot be read.
+        shown = found.shown if wanted != _TABLE or isinstance(found.value, dict) else "what it is"
+        raise SettingsError(f"setting {found.key!r} {found.where} must be {wanted}, not {shown}") from None
 
 
 def unknown(found: Found, known: Iterable[str]) -> str:
@@ -68,7 +73,10 @@ def unknown(found: Found, known: Iterable[str]) -> str:
     known = list(known)
     near = get_close_matches(found.key.lower().replace("-", "_"), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return f"unknown setting {found.key!r} {found.where} (value: {found.shown}){hint} allowed: {', '.join(known)}"
+    # A misspelt name of a secret is none that masking knows.
+    masked = Redaction().mask(found.key, found.value)
+    shown = Found(near[0] if near else found.key, masked, found.where).shown
+    return f"unknown setting {found.key!r} {found.where} (value: {shown}){hint} allowed: {', '.join(known)}"
 
 
 def allowed(kind: Any) -> str:
@@ -95,7 +103,7 @@ def allowed(kind: Any) -> str:
         return f"a list of {allowed(arguments[0])}" if arguments else "a list"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return " or ".join(repr(choice.value) for choice in kind)
-    return _NAMES.get(kind, "a table")
+    return _NAMES.get(kind, _TABLE)
 
 
 _NAMES: Final[dict[Any, str]] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -115,6 +123,6 @@ def _from_text(text: str, kind: Any) -> object:
         return kind(text)
     items = (arguments or (str,))[0] if (origin or kind) in {list, tuple, set, frozenset} else None
     if items is not None:
-        return [_from_text(part.strip(), items) for part in text.split(",") if part.strip()]
+        return [_from_text(part.strip(), items) for part in _SEPARATOR.split(text) if part.strip()]
     is_table = (origin or kind) is dict or (isinstance(kind, type) and issubclass(kind, msgspec.Struct))
     return msgspec.json.decode(text) if is_table else text

@@ -51,16 +51,23 @@ def run_name(pm: pluggy.PluginManager, context: RunContext, *, strict: bool = Fa
     return answer
 
 
-def workflow_state(pm: pluggy.PluginManager, workflow_run: WorkflowRun, *, strict: bool = False) -> State | None:
-    """What has become of the workflow run; None if no plugin knows."""
-    return _state(pm, "tracklayer_workflow_state", {"workflow_run": workflow_run}, strict)
+def workflow_state(
+    pm: pluggy.PluginManager, workflow_run: WorkflowRun, *, strict: bool = False, failed: list[str] | None = None
+) -> State | None:
+    """What has become of the workflow run; None if no plugin knows. `failed` takes the names of plugins that failed."""
+    return _state(pm, "tracklayer_workflow_state", {"workflow_run": workflow_run}, strict, failed)
 
 
 def task_state(
-    pm: pluggy.PluginManager, workflow_run: WorkflowRun, task_run: TaskRun, *, strict: bool = False
+    pm: pluggy.PluginManager,
+    workflow_run: WorkflowRun,
+    task_run: TaskRun,
+    *,
+    strict: bool = False,
+    failed: list[str] | None = None,
 ) -> State | None:
-    """What has become of one try of a task; None if no plugin knows."""
-    return _state(pm, "tracklayer_task_state", {"workflow_run": workflow_run, "task_run": task_run}, strict)
+    """What has become of one try of a task; None if no plugin knows. `failed` takes the names of plugins that failed."""
+    return _state(pm, "tracklayer_task_state", {"workflow_run": workflow_run, "task_run": task_run}, strict, failed)
 
 
 def store(pm: pluggy.PluginManager, uri: str, *, strict: bool = False) -> Store | None:
@@ -123,7 +130,11 @@ def run_ended(pm: pluggy.PluginManager, run: RunRef, status: Status, *, strict: 
 
 
 def _answers(
-    pm: pluggy.PluginManager, hook: str, arguments: Mapping[str, object], strict: bool
+    pm: pluggy.PluginManager,
+    hook: str,
+    arguments: Mapping[str, object],
+    strict: bool,
+    failed: list[str] | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """One answer that is not None from each plugin in pluggy's calling order.
 
@@ -139,6 +150,8 @@ def _answers(
             answer = caller(**arguments)
         except (Exception, SystemExit) as error:  # a plugin must not end the user's task
             _report(name, hook, error, strict)
+            if failed is not None:
+                failed.append(name)
             continue
         if hook in _COLLECTING:  # pluggy answers with a list, one item for each hookimpl of the plugin
             for item in answer:
@@ -151,13 +164,17 @@ def _resolve(pm: pluggy.PluginManager, hook: str, arguments: Mapping[str, object
     return next((answer for _, answer in _answers(pm, hook, arguments, strict)), None)
 
 
-def _state(pm: pluggy.PluginManager, hook: str, arguments: Mapping[str, object], strict: bool) -> State | None:
+def _state(
+    pm: pluggy.PluginManager, hook: str, arguments: Mapping[str, object], strict: bool, failed: list[str] | None
+) -> State | None:
     """The first answer that is a state; one that is none is its plugin's failure."""
-    for plugin, answer in _answers(pm, hook, arguments, strict):
+    for plugin, answer in _answers(pm, hook, arguments, strict, failed):
         state = State(status=answer) if isinstance(answer, str) else answer  # type: ignore[arg-type]  # checked below
         if isinstance(state, State) and state.status in get_args(Truth):
             return state
         _report(plugin, hook, TypeError(f"{answer!r} is no state"), strict)
+        if failed is not None:
+            failed.append(plugin)
     return None
 
 

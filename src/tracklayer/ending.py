@@ -57,7 +57,7 @@ class RealEnd(msgspec.Struct, frozen=True):
         """The real end that a run's tags announce; None if they announce none, or nothing that can be read."""
         try:
             return msgspec.json.decode(tags.get(REAL_END_TAG, ""), type=cls)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return None
 
     def tags(self) -> dict[str, str]:

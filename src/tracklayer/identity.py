@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 from tracklayer.context import RunContext, RunRef, TaskRun, Token, WorkflowRun
 from tracklayer.exceptions import TokenError
+from tracklayer.json_text import decoded
 
 KEY_TAG: Final = "mlflow.tracklayer.key."
 ATTEMPT_TAG: Final = "mlflow.tracklayer.task."
@@ -176,7 +177,7 @@ def parse_token(text: object) -> Token:
         raise TokenError(f"a token of {len(text)} characters is over the limit of {TOKEN_LIMIT}")
     body = text[len(TOKEN_PREFIX) :]
     try:
-        fields = json.loads(b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+        fields = decoded(b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
     except ValueError as error:
         raise TokenError(f"a damaged token, {text[:40]!r}…: {error}") from None
     if not (isinstance(fields, list) and len(fields) == 8 and all(isinstance(field, str) for field in fields)):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from tracklayer.context import LinkKind, RunRef, Upstream
 from tracklayer.identity import UPSTREAM_TAG, produced_tag, upstream_tag
+from tracklayer.json_text import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ def read_links(tags: Mapping[str, str]) -> list[Upstream]:
         if not name.startswith(UPSTREAM_TAG):
             continue
         try:
-            told = json.loads(value)
+            told = decoded(value)
         except ValueError:
             told = {}
         told = told if isinstance(told, dict) else {}
@@ -93,7 +94,7 @@ def find_producer(
 def _produced(value: str) -> tuple[int, str | None]:
     """When (milliseconds) and with what digest, from the value of a ``produced`` tag; (0, None) if unreadable."""
     try:
-        told = json.loads(value)
+        told = decoded(value)
         return int(told.get("at", 0)), _text(told.get("digest"))
     except (ValueError, TypeError, AttributeError):
         return 0, None

@@ -16,6 +16,9 @@ from typing import Final
 
 import msgspec
 
+_LATEST: Final = 253_402_300_800_000
+"""The first moment that Python has no date for, in milliseconds since the epoch."""
+
 PROCESS_TAG: Final = "mlflow.tracklayer.process"
 """Name of the tag that holds the process, a JSON object."""
 
@@ -71,9 +74,10 @@ def this_process() -> str:
 def process_of(text: str | None) -> Process | None:
     """The process that a tag's value names; None if there is no tag, or it cannot be read."""
     try:
-        return msgspec.json.decode(text, type=Process) if text else None
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(text, type=Process) if text else None
+    except (msgspec.DecodeError, RecursionError):
         return None
+    return found if found is not None and 0 <= found.at < _LATEST else None
 
 
 @lru_cache(maxsize=1)

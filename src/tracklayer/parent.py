@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer.exceptions import NotFound, Refused, StoreError
 from tracklayer.identity import key_tag, short_hash
+from tracklayer.json_text import decoded
 from tracklayer.store import Dataset
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ def _source(run: Run, digest: str) -> str | None:
     for dataset in run.datasets:
         if dataset.name == BALLOT and dataset.digest == digest:
             try:
-                winner = json.loads(dataset.source)["run_id"]
+                winner = decoded(dataset.source)["run_id"]
             except (ValueError, KeyError, TypeError):
                 return None
             return winner if isinstance(winner, str) else None

@@ -75,7 +75,7 @@ def _table(path: Path, data: bytes) -> Mapping[str, object] | None:
         return None
     try:
         content = _parse(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
     if not is_project:
         return content

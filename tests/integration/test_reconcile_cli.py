@@ -20,6 +20,7 @@ from harness.story import Author
 from tracklayer.cli import main
 from tracklayer.cli.reconcile import SOMETHING_TO_DO
 from tracklayer.cli.watching import STOPPING, repeated
+from tracklayer.identity import parse_key
 from tracklayer.reconcile.findings import KINDS
 from tracklayer.store.opening import open_store
 
@@ -133,10 +134,28 @@ def test_an_orchestrator_that_cannot_be_asked_is_said_once(
     for number in range(3):
         author.stage(author.workflow_run(NAME, "flights", f"r{number}")[0], "train", "training", status=None)
     truth.path.write_text("not to be read")
-    assert run("--experiment", story.experiment) == 0
-    told = capsys.readouterr()
-    assert told.err.count("plugin 'harness.orchestrator' failed in tracklayer_workflow_state") == 1
-    assert "Left alone: 4" in told.out
+    for arguments in ((), ("--apply",)):
+        assert run("--experiment", story.experiment, *arguments) == 1
+        told = capsys.readouterr()
+        assert told.err.count("plugin 'harness.orchestrator' failed in tracklayer_task_state") == 1
+        assert "Left alone: 4" in told.out
+        assert "harness could not be asked what has become of it" in told.out
+        assert "An orchestrator could not be asked about 4 runs." in told.out
+        assert "nothing to do" not in told.out, "nobody knows"
+    assert run("--experiment", story.experiment, "--format", "json") == 1
+    assert json.loads(capsys.readouterr().out)["unasked"] == 4
+
+
+def test_a_task_that_could_not_be_asked_about_is_not_ended_with_its_workflow_run(
+    story: Story, truth: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one question failed, the other one was answered: it may well have succeeded."""
+    run_id = parse_key(str(story.stage.key))[0].run_id
+    told = json.loads(truth.path.read_text())
+    truth.path.write_text(json.dumps({**told, f"{run_id}/train#1": "not to be read"}))
+    assert run("--experiment", story.experiment, "--apply") == 1
+    assert "could not be asked about 1 run." in capsys.readouterr().out
+    assert story.status(story.stage) == "RUNNING"
 
 
 def watching(*arguments: str) -> subprocess.Popen[str]:

@@ -128,6 +128,13 @@ def test_the_token_of_a_place_with_the_longest_names_is_read(letter: str) -> Non
     assert parse_token(format_token(token)) == token
 
 
+def test_a_deeply_nested_token_is_refused() -> None:
+    """Python's own error for it is none that a pipeline with a damaged token would expect."""
+    body = base64.urlsafe_b64encode(b"[" * 5_000).decode().rstrip("=")
+    with pytest.raises(TokenError, match="nested too deeply"):
+        parse_token(TOKEN_PREFIX + body)
+
+
 def test_a_huge_token_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(TokenError, match=f"limit of {TOKEN_LIMIT}"):
         parse_token(TOKEN_PREFIX + "A" * TOKEN_LIMIT)

@@ -76,6 +76,9 @@ def test_a_process_id_alone_says_nothing(changes: dict[str, object], lives: bool
     assert msgspec.structs.replace(mine(), **changes).lives is lives
 
 
-@pytest.mark.parametrize("text", [None, "", "nonsense", "{}", '{"host":1,"pid":1,"at":1}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "nonsense", "{}", '{"host":1,"pid":1,"at":1}', '{"host":"h","pid":1,"at":1000000000000000000}', "[]"],
+)
 def test_what_cannot_be_read_names_no_process(text: str | None) -> None:
     assert process_of(text) is None

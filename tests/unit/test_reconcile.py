@@ -156,3 +156,9 @@ def test_findings_are_sorted_by_exactly_their_kind() -> None:
     assert parent.change == "RUNNING → FAILED, ended by now"
     assert len({kind.kind for kind in KINDS}) == len(KINDS)
     assert moment(1_795_000_000_123) == "2026-11-18T11:06:40Z"
+
+
+@pytest.mark.parametrize("milliseconds", [10**18, -(10**18)])
+def test_a_moment_that_no_calendar_has_is_said_all_the_same(milliseconds: int) -> None:
+    """A foreign client may have written it; one run is not to end the whole examination."""
+    assert moment(milliseconds) == f"{milliseconds} ms"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.settings import problem, write
+from tracklayer.conversion import Found, convert, unknown
+from tracklayer.exceptions import SettingsError
 from tracklayer.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -91,6 +93,19 @@ def test_an_unknown_key_is_told_with_its_nearest_neighbour_and_all_that_is_allow
 def test_a_dash_where_an_underscore_belongs_is_told(tmp_path: Path) -> None:
     write(tmp_path, "tracklayer.toml", 'disabled-plugins = ["git"]')
     assert "did you mean 'disabled_plugins'?" in problem(start=tmp_path, environ={})
+
+
+def test_no_secret_is_shown_in_a_misspelt_setting() -> None:
+    message = unknown(Found("airflow.api_tokn", "hunter2", "here"), ["airflow.api_url", "airflow.api_token"])
+    assert "did you mean 'airflow.api_token'?" in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("text", ["{'api_token': 'hunter2'}", '{"api_token": "hunter2",}', '["hunter2"]'])
+def test_no_secret_is_shown_in_a_table_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(SettingsError, match="must be a table, not what it is") as caught:
+        convert(Found("airflow", text, "in a variable", is_text=True), dict[str, str])
+    assert "hunter2" not in str(caught.value)
 
 
 def test_an_unknown_argument_is_told() -> None:

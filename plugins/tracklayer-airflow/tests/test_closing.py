@@ -109,6 +109,50 @@ def test_a_parent_is_ended_in_another_process(tracked: MlflowServer, closer: Clo
     assert process_of(closer).pid != os.getpid()
 
 
+NESTED: dict[str, Any] = {}
+for _ in range(5_000):
+    NESTED = {"a": NESTED}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"year": 2013, "rows": "x" * 5_000_000},
+        {"year": 2013, "rows": list(range(1_000_000))},
+        {"year": 2013, **{f"name {number}": "x" * 100 for number in range(100_000)}},
+        {"year": 2013, "deep": NESTED},
+        {"year": 2013, "odd": {(1, 2): 3}},
+    ],
+    ids=["a text", "a list", "many", "nested", "keys that are no text"],
+)
+def test_the_end_of_a_dag_run_with_a_large_conf_is_told(
+    params: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is large is cut: it is of no use to the server, and the parent would stay open for good."""
+    end = end_of("large", "FAILED", "why")
+    line = closer_module._line({**end, "facts": {**end["facts"], "params": params, "description": "d" * 5_000}})
+    assert len(line) <= closer_module.LARGEST
+    told = json.loads(line)
+    assert (told["status"], told["error"]) == ("FAILED", "why")
+    assert {**told["facts"], "params": {}, "description": None} == {**end["facts"], "params": {}}
+    assert told["facts"]["params"].get("year", 2013) == 2013
+    assert workflow_run(told["facts"], instance="default") is not None
+    assert "documentation of closing, large cannot be handed on whole" in caplog.text
+
+
+def test_the_end_of_a_dag_run_with_ever_so_many_tries_is_told() -> None:
+    one = {"task_id": "t" * 200, "map_index": 1, "try_number": 1, "state": "success", "ended_at": "2026-11-21"}
+    told = json.loads(closer_module._line({**end_of("many"), "deferred": [one] * 100_000}))
+    assert told["deferred"] == [one] * closer_module.LONGEST
+
+
+def test_what_is_not_too_large_is_told_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    end = end_of("plain")
+    end["facts"]["params"] = {"rows": "x" * 100_000, "nested": {"a": [1]}}
+    assert json.loads(closer_module._line(end)) == end
+    assert not caplog.messages
+
+
 def test_a_parent_ends_when_its_dag_run_did(tracked: MlflowServer) -> None:
     """Not when somebody came to do it."""
     parent = parent_of("ended at")

@@ -87,6 +87,62 @@ for kind in (dag, serialized):
     )
 
 
+SOURCES = """
+import lib
+from tracklayer_airflow import tracked as followed
+
+remote = tracked(task.external_python)
+bare = tracked(task.external_python)(python=sys.executable, stage="elsewhere")
+
+def timed(function):
+    return function
+
+with DAG("sources", schedule=None):
+    @remote(
+        python=sys.executable,
+        stage="elsewhere",
+    )
+    @timed
+    def one(): return 1
+
+    @bare
+    def two(): return 1
+
+    @followed(task.external_python)(python=sys.executable)
+    def three(): return 1
+
+    @lib.remote(python=sys.executable)
+    def four(): return 1
+
+    @lib.tracked(task.virtualenv)(requirements=["mlflow-skinny"])
+    def five(): return 1
+
+def build():
+    local = tracked(task.external_python)
+    with DAG("local", schedule=None):
+        @local(python=sys.executable)
+        def six(): return 1
+        return six()
+
+made = [one(), two(), three(), four(), five(), build()]
+for name, result in zip(("one", "two", "three", "four", "five", "six"), made, strict=True):
+    source = result.operator.get_python_source()
+    timed_too = "@timed\\n" if name == "one" else ""
+    assert source == f"{timed_too}def {name}(): return 1\\n", source
+"""
+
+
+def test_a_function_goes_elsewhere_without_what_tracks_it(airflow_home: AirflowHome) -> None:
+    """By whatever name: over there nothing of it is known."""
+    lib = airflow_home.folder / "lib.py"
+    lib.write_text(
+        "from airflow.sdk import task\nfrom tracklayer_airflow import tracked\nremote = tracked(task.external_python)\n"
+    )
+    script = airflow_home.folder / "sources.py"
+    script.write_text(f"import sys\n{START}\n{SOURCES}")
+    run(airflow_home, f"import runpy, sys\nsys.path.insert(0, {str(lib.parent)!r})\nrunpy.run_path({str(script)!r})")
+
+
 WRONG = {
     "tracked(BashOperator)": "TrackedBashOperator is tracked already",
     "TrackedPythonOperator": "TrackedPythonOperator is tracked already",

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.exceptions import AirflowException  # type: ignore[attr-defined]  # its place in all versions
+from airflow.sdk import DAG
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -20,6 +22,7 @@ from tracklayer.exceptions import SettingsError
 from tracklayer.provisional import id_tag, provisional_id
 from tracklayer_airflow.connection import VARIABLES, variables
 from tracklayer_airflow.hooks import MlflowHook
+from tracklayer_airflow.registry import RegisterModelOperator
 from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class Connection:
     port: int | None = None
     login: str | None = None
     password: str | None = None
-    extra_dejson: dict[str, Any] = field(default_factory=dict)
+    extra_dejson: Any = field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,12 @@ def test_a_connection_is_mlflows_variables(connection: Connection, expected: dic
         (Connection(host="http://[mlflow"), "its host is no URI"),
         (Connection(extra_dejson={"tokn": "x"}), "extra has tokn; known are token"),
         (Connection(login="ann", extra_dejson={"token": "x"}), "it has a login and a token"),
+        (
+            Connection(extra_dejson={"token": ["s3cret"]}),
+            "token in its extra must be text, or true or false, not a list",
+        ),
+        (Connection(extra_dejson={"workspace": {"a": "s3cret"}}), "workspace in its extra must be text"),
+        (Connection(extra_dejson=["s3cret"]), "its extra is no table"),
     ],
 )
 def test_a_wrong_connection_is_named(connection: Connection, message: str) -> None:
@@ -147,9 +156,42 @@ def test_a_run_that_is_not_delivered_yet_is_waited_for(
     assert not MlflowRunSensor(task_id="away", run_id=given_out).poke({}).is_done
 
 
+@pytest.mark.parametrize("run_id", [None, "None", ""])
+def test_a_run_that_nobody_knows_is_neither_waited_for_nor_replaced(run_id: Any) -> None:
+    """Nothing came of the template; the nearest run upstream may have made quite another model."""
+    with pytest.raises(AirflowException, match="there is no run to wait for: run_id is"):
+        MlflowRunSensor(task_id="ended", run_id=run_id).poke({})
+    register = RegisterModelOperator(task_id="register", name="flights", run_id="{{ run }}")
+    register.run_id = run_id
+    with pytest.raises(RuntimeError, match="the run that made the model is not known: run_id is"):
+        register.execute({})
+
+
 def test_a_rescheduled_sensor_must_be_told_since_when() -> None:
     with pytest.raises(ValueError, match="moved: in the mode 'reschedule' the sensor has to be told"):
         ModelAliasSensor(task_id="moved", name="flights", alias="champion", mode="reschedule")
+
+
+@pytest.mark.parametrize(("native", "rendered"), [(False, "None"), (True, None)])
+def test_an_alias_that_stood_for_none_before(
+    native: bool, rendered: str | None, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``since=promote.output`` is None then, or the text of it: any version will do."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    client, name = MlflowClient(mlflow_server.uri), f"first-{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(name)
+    client.create_model_version(name, "s3://models/1")
+    client.set_registered_model_alias(name, "champion", "1")
+    with DAG("moved", schedule=None, render_template_as_native_obj=native):
+        sensor = ModelAliasSensor(
+            task_id="moved", name=name, alias="champion", since="{{ before }}", mode="reschedule", mlflow_conn_id=None
+        )
+    context: Any = {"before": None}  # all that the template needs
+    sensor.render_template_fields(context)
+    assert sensor.since == rendered
+    assert sensor.poke({}).xcom_value == "1"
+    given = ModelAliasSensor(task_id="given", name=name, alias="champion", since=None)
+    assert given.poke({}).xcom_value == "1"
 
 
 @pytest.fixture(scope="module")
@@ -196,10 +238,10 @@ def test_when_an_alias_has_moved(mlflow_server: MlflowServer, monkeypatch: pytes
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
     client, name = MlflowClient(mlflow_server.uri), f"moved-{uuid.uuid4().hex[:8]}"
 
-    def waiting(since: str | int | None) -> ModelAliasSensor:
-        return ModelAliasSensor(task_id="moved", name=name, alias="champion", since=since)
+    def waiting(**since: Any) -> ModelAliasSensor:
+        return ModelAliasSensor(task_id="moved", name=name, alias="champion", **since)
 
-    since_then, since_one, since_none = waiting(None), waiting(1), waiting("")
+    since_then, since_one, since_none = waiting(), waiting(since=1), waiting(since="")
     assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such model"
     client.create_registered_model(name)
     for number in ("1", "2"):
@@ -207,14 +249,14 @@ def test_when_an_alias_has_moved(mlflow_server: MlflowServer, monkeypatch: pytes
     assert [sensor.poke({}).is_done for sensor in (since_then, since_one, since_none)] == [False] * 3, "no such alias"
     client.set_registered_model_alias(name, "champion", "1")
     assert [sensor.poke({}).xcom_value for sensor in (since_then, since_one, since_none)] == ["1", None, "1"]
-    late = waiting(None)
+    late = waiting()
     assert [late.poke({}).is_done, late.poke({}).is_done] == [False, False], "it stands where it stood at first"
     client.delete_registered_model_alias(name, "champion")
     assert [sensor.poke({}).is_done for sensor in (late, since_one)] == [False, False], "it stands for nothing"
     client.set_registered_model_alias(name, "champion", "2")
     assert [sensor.poke({}).xcom_value for sensor in (late, since_one)] == ["2", "2"]
     # While the server is away nothing is remembered.
-    away = waiting(None)
+    away = waiting()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     assert not away.poke({}).is_done
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)

@@ -125,6 +125,33 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, 
         rules(load())
 
 
+def test_a_list_may_have_a_line_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As airflow.cfg shows lists. It was one pattern that nothing matches."""
+    for variable in ("AIRFLOW__TRACKLAYER__SKIP_DAGS", "TRACKLAYER_AIRFLOW_SKIP_TASKS"):
+        monkeypatch.setenv(variable, "\n  train_*\n  flights.report,\r\n\n  old\n")
+    names = ("train_*", "flights.report", "old")
+    assert rules(load()) == Rules(skip_dags=names, skip_tasks=names)
+
+
+@pytest.mark.parametrize("word", ["t", "T", "true", "1", "on", "yes", "True # since May"])
+def test_yes_as_airflow_reads_it(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__TRACKLAYER__OWN_RUNS", word)
+    assert rules(load()) == Rules(own_runs=True)
+
+
+@pytest.mark.parametrize("word", ["f", "F", "false", "0", "off", "no", "0 # for now"])
+def test_no_as_airflow_reads_it(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__TRACKLAYER__OBSERVE", word)
+    assert rules(load()) is None
+
+
+@pytest.mark.parametrize("word", ["tr", "2", "# true"])
+def test_what_is_neither_is_refused(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__TRACKLAYER__OBSERVE", word)
+    with pytest.raises(SettingsError, match=r"setting 'observe' in the section .* must be true or false"):
+        rules(load())
+
+
 SCRIPT = """
 import json, sys
 try:

@@ -34,7 +34,7 @@ SOMETHING_TO_DO: Final = 3
 """Exit code of a dry run that found something to repair."""
 
 NOT_DONE: Final = 1
-"""Exit code: something could not be done."""
+"""Exit code: something could not be done, or nobody could be asked whether there is anything to do."""
 
 SHOWN: Final = 50
 """So many findings of a kind are listed in the text; JSON has them all."""
@@ -106,9 +106,9 @@ def reconcile(
     and never resolved. Orchestrators are asked through their plugins, so run it where they can be reached.
 
     Changes nothing unless told to --apply. Exit code 0: there is nothing to do, or all of it was done; 3: there is
-    something to do; 1: something could not be done. With --watch: that of the last round. It can be repeated at will,
-    also beside running pipelines. Runs that tracklayer did not make are never touched, nor those of which nobody can
-    say what has become of them.
+    something to do; 1: something could not be done, or an orchestrator could not be asked. With --watch: that of the
+    last round. It can be repeated at will, also beside running pipelines. Runs that tracklayer did not make are never
+    touched, nor those of which nobody can say what has become of them.
     """
     from tracklayer.reconcile import Scope
 
@@ -150,10 +150,12 @@ def _round(
         if form is Format.JSON:
             document = _document(findings, done)
             terminal.write(json.dumps(document, ensure_ascii=False, indent=None if watched else 2) + "\n")
-        elif findings.found or findings.unknown or not watched:
+        elif findings.found or findings.unknown or findings.unasked or not watched:
             terminal.out.print(_page(findings, done))
+        if findings.unasked:  # whatever else was found or done: nobody knows whether that is all
+            code = NOT_DONE
         if done is None:
-            return SOMETHING_TO_DO if findings.found else 0
+            return code or (SOMETHING_TO_DO if findings.found else 0)
         if any(item.error for item in done):
             code = NOT_DONE
         if not findings.more or not any(item.changed for item in done):
@@ -258,8 +260,13 @@ def _change(finding: Finding, done: Repair | None) -> Text:
 
 def _verdict(findings: Findings, done: Sequence[Repair] | None) -> Text:
     looked = f"{findings.looked_at} runs were looked at."
+    if findings.unasked:
+        runs = "1 run" if findings.unasked == 1 else f"{findings.unasked} runs"
+        looked += f" An orchestrator could not be asked about {runs}."
     count = len(findings.found)
     more = " There is more: it stopped here." if findings.more else ""
+    if not count and findings.unasked:
+        return Text(f"{looked} Nothing else is to be done.", "bold red")
     if not count:
         return Text(f"{looked} There is nothing to do.", "bold green")
     if done is None:
@@ -268,7 +275,7 @@ def _verdict(findings: Findings, done: Sequence[Repair] | None) -> Text:
     changed = sum(item.changed for item in done)
     failed = sum(bool(item.error) for item in done)
     told = f"{looked} {changed} changed" + (f", {failed} could not be repaired." if failed else ".")
-    return Text(told + more, "bold red" if failed else "bold green")
+    return Text(told + more, "bold red" if failed or findings.unasked else "bold green")
 
 
 def _document(findings: Findings, done: Sequence[Repair] | None) -> dict[str, Any]:
@@ -294,6 +301,7 @@ def _document(findings: Findings, done: Sequence[Repair] | None) -> dict[str, An
         "findings": [told(finding) for finding in findings.found],
         "left_alone": [{**_run(item.run), "because": item.because} for item in findings.left_alone],
         "unknown": findings.unknown,
+        "unasked": findings.unasked,
     }
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tracklayer.jitter import spread
+from tracklayer.json_text import decoded
 
 log = logging.getLogger("tracklayer")
 
@@ -199,9 +200,9 @@ def _lives(claim: Path) -> bool:
         text = claim.read_text()
         if not text:
             return time.time() - claim.stat().st_mtime < _SETTLED
-        owner = json.loads(text)
+        owner = decoded(text)
         host, pid, since = owner["host"], int(owner["pid"]), str(owner["since"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return True
     if host != socket.gethostname():
         return True
@@ -209,7 +210,7 @@ def _lives(claim: Path) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return _since(pid) == since
 

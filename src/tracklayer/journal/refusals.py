@@ -177,7 +177,7 @@ def refusals(folder: Path) -> Iterator[Refusal]:
     try:
         with (folder / NAME).open("rb") as file:
             for line in file:
-                with contextlib.suppress(msgspec.MsgspecError):
+                with contextlib.suppress(msgspec.MsgspecError, RecursionError):
                     yield msgspec.json.decode(line, type=Refusal)
     except OSError:
         return

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, short_hash
+from tracklayer.json_text import decoded
 from tracklayer.lineage.graph import DatasetNode, RunNode
 from tracklayer.outcome import OUTCOME_TAG
 
@@ -61,7 +61,7 @@ def dataset_node(dataset: Dataset) -> DatasetNode:
 def _uri(source: str) -> str | None:
     """Where a dataset is: MLflow's sources call it by different names."""
     try:
-        told = json.loads(source)
+        told = decoded(source)
     except ValueError:
         return None
     if not isinstance(told, dict):

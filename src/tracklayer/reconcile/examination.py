@@ -64,7 +64,7 @@ def examine(
         relations = Relations(reader, scope)
         pages = gathered.counted("parents and links", reader.pages(experiments, TRACKED, since))
         gathered.take(found for page in pages for found in relations.examine(page))
-    return gathered.findings()
+    return gathered.findings(unasked=len(truth.unasked))
 
 
 class _Gathered:
@@ -99,7 +99,7 @@ class _Gathered:
             if len(self._left_alone) < SHOWN:
                 self._left_alone.append(item)
 
-    def findings(self) -> Findings:
+    def findings(self, *, unasked: int) -> Findings:
         """What was found, as a value."""
         return Findings(
             found=tuple(self._found),
@@ -107,6 +107,7 @@ class _Gathered:
             unknown=self._unknown,
             looked_at=self._looked_at,
             more=self._more,
+            unasked=unasked,
         )
 
 

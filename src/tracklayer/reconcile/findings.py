@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 def moment(milliseconds: int) -> str:
     """A time stamp of MLflow's for people and for JSON: ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # whatever a foreign client wrote there
+        return f"{milliseconds} ms"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +268,7 @@ class Findings:
         unknown: how many there are of those.
         looked_at: how many runs were looked at.
         more: True if it stopped at the scope's limit: examine again after repairing.
+        unasked: of how many runs nobody knows anything because their orchestrator could not be asked.
     """
 
     found: Sequence[Finding] = ()
@@ -272,6 +276,7 @@ class Findings:
     unknown: int = 0
     looked_at: int = 0
     more: bool = False
+    unasked: int = 0
 
     def of(self, kind: type[Finding]) -> list[Finding]:
         """The findings of exactly this kind, in the order in which they were made."""

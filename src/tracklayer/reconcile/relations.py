@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.identity import PARENT_TAG, ROOT_TAG, SUPERSEDED_TAG, UPSTREAM_TAG, key_tag, produced_tag, short_hash
 from tracklayer.journal.courier import WANTED_TAG
+from tracklayer.json_text import decoded
 from tracklayer.linking import find_producer, ref_of
 from tracklayer.parent import find_parent
 from tracklayer.provisional import id_tag, is_provisional, provisional_id
@@ -186,7 +186,7 @@ def given_out_in(tags: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def _wanted_dataset(value: str) -> tuple[str, str | None, int] | None:
     try:
-        told = json.loads(value)
+        told = decoded(value)
         uri, digest, at = told["uri"], told.get("digest"), int(told.get("at", 0))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -15,6 +15,7 @@ from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer.reconcile.scope import GONE_AFTER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import timedelta
 
     import pluggy
@@ -69,6 +70,10 @@ class Verdict:
 RUNS: Final = Verdict(status=None, because="")
 
 
+class _NotAskedError(Exception):
+    """An orchestrator could not be asked, which says nothing about what it would have answered."""
+
+
 def is_ours(run: Run) -> bool:
     """Whether tracklayer made the run, for a place of its own: it has a key, and is found by it."""
     key = run.tags.get("tracklayer.key")
@@ -87,13 +92,18 @@ def place_of(run: Run) -> Place | None:
 
 
 class Truth:
-    """Asks orchestrators, each question once in an examination."""
+    """Asks orchestrators, each question once in an examination.
+
+    Attributes:
+        unasked: ids of the runs of which nobody knows anything because their orchestrator could not be asked.
+    """
 
     def __init__(self, reader: Reader, plugins: pluggy.PluginManager, older_than: timedelta | None) -> None:
         self._reader = reader
         self._plugins = plugins
         self._older_than = older_than
-        self._states: OrderedDict[str, State | None] = OrderedDict()
+        self._states: OrderedDict[str, State | _NotAskedError | None] = OrderedDict()
+        self.unasked: set[str] = set()
 
     def of(self, run: Run) -> Verdict:
         """What has become of the parent or stage run `run` (see `is_ours`), whatever its status is."""
@@ -102,9 +112,12 @@ class Truth:
             return Verdict(status=None, because="its key cannot be read")
         if place.workflow_run.orchestrator == SCRIPT:
             return self._of_process(run)
-        if place.task_run is None:
-            return self._of_workflow(run, place)
-        return self._of_task(run, place)
+        try:
+            return self._of_workflow(run, place) if place.task_run is None else self._of_task(run, place)
+        except _NotAskedError:
+            self.unasked.add(run.run_id)
+            because = f"{place.workflow_run.orchestrator} could not be asked what has become of it: a warning says why"
+            return Verdict(status=None, because=because)
 
     def told(self, run: Run) -> Verdict | None:
         """How the very try ended that a stage run is of, by its orchestrator's word about it; None if it says no more.
@@ -114,7 +127,11 @@ class Truth:
         place = place_of(run)
         if place is None or place.task_run is None or place.workflow_run.orchestrator == SCRIPT:
             return None
-        state = self._task(place.workflow_run, place.task_run)
+        try:
+            state = self._task(place.workflow_run, place.task_run)
+        except _NotAskedError:
+            self.unasked.add(run.run_id)
+            return None
         if state is None or state.ended_at is None or not state.ended or state.status == "GONE":
             return None
         return _verdict(state, f"{place.workflow_run.orchestrator} says that its task {_said(state)}")
@@ -200,21 +217,34 @@ class Truth:
         return stage, None
 
     def _workflow(self, workflow_run: WorkflowRun) -> State | None:
-        key = workflow_run_key(workflow_run)
-        if key not in self._states:
-            self._remember(key, dispatch.workflow_state(self._plugins, workflow_run))
-        return self._states[key]
+        return self._asked(
+            workflow_run_key(workflow_run),
+            lambda failed: dispatch.workflow_state(self._plugins, workflow_run, failed=failed),
+        )
 
     def _task(self, workflow_run: WorkflowRun, task_run: TaskRun) -> State | None:
-        key = f"{task_key(workflow_run, task_run)}#{task_run.try_number}"
-        if key not in self._states:
-            self._remember(key, dispatch.task_state(self._plugins, workflow_run, task_run))
-        return self._states[key]
+        return self._asked(
+            f"{task_key(workflow_run, task_run)}#{task_run.try_number}",
+            lambda failed: dispatch.task_state(self._plugins, workflow_run, task_run, failed=failed),
+        )
 
-    def _remember(self, key: str, state: State | None) -> None:
-        self._states[key] = state
-        while len(self._states) > REMEMBERED:
-            self._states.popitem(last=False)
+    def _asked(self, key: str, ask: Callable[[list[str]], State | None]) -> State | None:
+        """The answer about a key, the one of before if there was one.
+
+        Raises:
+            _NotAskedError: a plugin failed, and no other one knows. It is not taken for an answer: a task of which
+                nobody could ask may well have succeeded, though its workflow run has failed.
+        """
+        if key not in self._states:
+            failed: list[str] = []
+            state = ask(failed)
+            self._states[key] = _NotAskedError(key) if state is None and failed else state
+            while len(self._states) > REMEMBERED:
+                self._states.popitem(last=False)
+        known = self._states[key]
+        if isinstance(known, _NotAskedError):
+            raise known
+        return known
 
 
 def _verdict(state: State, because: str) -> Verdict:

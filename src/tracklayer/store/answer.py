@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.exceptions import AccessDenied, AlreadyExists, NotFound, Refused, StoreError, StoreUnavailable
+from tracklayer.json_text import decoded
 from tracklayer.store.endpoint import Endpoint, without_credentials
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def not_json(answer: Answer, endpoint: Endpoint) -> StoreError:
 def _told(answer: Answer) -> tuple[str, str]:
     text = answer.body[:100_000].decode("utf-8", "replace")
     try:
-        told = json.loads(text)
+        told = decoded(text)
     except ValueError:
         return "", _plain(text)
     if not isinstance(told, dict):

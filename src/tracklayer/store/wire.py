@@ -266,7 +266,7 @@ def decoded(body: bytes, answer: type[T]) -> T:
     """
     try:
         return msgspec.json.decode(body, type=answer, strict=False)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,9 +10,11 @@ from tracklayer.context import Upstream
 from tracklayer_airflow.upstream import TOKEN_XCOM, parsed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tracklayer.context import Token
+
+log = logging.getLogger("tracklayer")
 
 LOOKUPS: Final = 50
 """No more tasks of other DAGs than this are asked for their token."""
@@ -20,7 +23,7 @@ LOOKUPS: Final = 50
 def upstream(operator: Any, task: Mapping[str, Any]) -> list[Upstream]:
     """The runs that feed what comes after a sensor whose wait is over.
 
-    Those of the tasks that it has waited for; where it has waited for a whole DAG run, the parent of that. An operator
+    Those of the tasks that it has waited for; where it has waited for whole DAG runs, the parent of each. An operator
     that waits for no other DAG (it has no ``external_dag_id``) has none, and neither have tasks that are not tracked.
 
     Args:
@@ -34,23 +37,42 @@ def upstream(operator: Any, task: Mapping[str, Any]) -> list[Upstream]:
         return []
     tasks, group = operator.external_task_ids, operator.external_task_group_id
     moments = [datetime.fromisoformat(text) for text in dates.split(",")]
-    found = _tokens(task["ti"], dag_id, tasks and list(tasks), group, moments)
+    states = task["ti"].get_task_states(
+        dag_id=dag_id, task_ids=tasks and list(tasks), task_group_id=group, logical_dates=moments
+    )
+    runs = _tokens(task["ti"], dag_id, {run_id: list(tasks or _task_ids(of_run)) for run_id, of_run in states.items()})
     if tasks or group:
-        return [Upstream(run=token.run) for token in found]
-    parent = next((token.parent for token in found if token.parent is not None), None)
-    return [] if parent is None else [Upstream(run=parent)]
+        return [Upstream(run=token.run) for found in runs for token in found]
+    parents = (next((token.parent for token in found if token.parent is not None), None) for found in runs)
+    return [Upstream(run=parent) for parent in parents if parent is not None]
 
 
-def _tokens(ti: Any, dag_id: str, tasks: list[str] | None, group: str | None, dates: list[datetime]) -> Iterable[Token]:
-    """The tokens of the tasks, one after the other."""
-    states = ti.get_task_states(dag_id=dag_id, task_ids=tasks, task_group_id=group, logical_dates=dates)
-    lookups = 0
-    for run_id, of_run in states.items():
-        # The answer names an instance of a mapped task "<task id>_<map index>".
-        for name in tasks or dict.fromkeys(part for one in of_run for part in (one, _unmapped(one)) if part):
-            if (lookups := lookups + 1) > LOOKUPS:
+def _tokens(ti: Any, dag_id: str, tasks: Mapping[str, list[str]]) -> Iterator[Iterator[Token]]:
+    """For each DAG run the tokens of its tasks, asked for one after the other, as far as they are wanted.
+
+    Args:
+        ti: the task instance that asks.
+        dag_id: the other DAG.
+        tasks: ids of its tasks by the ids of its DAG runs.
+    """
+    left = LOOKUPS
+
+    def of_run(run_id: str) -> Iterator[Token]:
+        nonlocal left
+        for name in tasks[run_id]:
+            if left == 0:
+                log.warning("tracking: %s has waited for too many tasks of %s; not all were asked", ti.task_id, dag_id)
+            left -= 1
+            if left < 0:
                 return
             yield from parsed(ti.xcom_pull(dag_id=dag_id, run_id=run_id, task_ids=[name], key=TOKEN_XCOM))
+
+    return map(of_run, tasks)
+
+
+def _task_ids(instances: Iterable[str]) -> Iterable[str]:
+    """The ids of the tasks of a DAG run; the answer names an instance of a mapped one "<task id>_<map index>"."""
+    return dict.fromkeys(part for one in instances for part in (one, _unmapped(one)) if part)
 
 
 def _unmapped(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -25,6 +26,12 @@ log = logging.getLogger("tracklayer")
 
 BACKLOG: Final = 4 * 1024 * 1024
 """Bytes of ends that are kept while the process does not read (it waits for the tracking server)."""
+
+LARGEST: Final = 1024 * 1024
+"""Bytes that one end takes at most. What is larger has a conf, params or documentation that are data in themselves."""
+
+LONGEST: Final = 2_000
+"""Characters that are kept of each thing of an end that is larger, and number of things of one kind."""
 
 FAREWELL: Final = 5.0
 """Seconds that the scheduler waits at its own end for the last parents to be ended."""
@@ -48,7 +55,7 @@ class Closer:
         Args:
             end: plain values, see `tracklayer_airflow.closing.close`.
         """
-        line = json.dumps(end, default=str).encode() + b"\n"
+        line = _line(end)
         with self._lock:
             self._own()
             if len(self._backlog) + len(line) > BACKLOG:
@@ -140,3 +147,57 @@ class Closer:
             log.warning("tracking: nobody knows which connection names the MLflow server: %s", error)
             return []
         return [conn_id] if conn_id else []
+
+
+def _line(end: Mapping[str, Any]) -> bytes:
+    """An end as it is written. That a DAG run has ended is told, however much else there is to tell of it."""
+    line = _encoded(end)
+    if line is not None and len(line) <= LARGEST:
+        return line
+    facts = {name: _cut(value) for name, value in end.get("facts", {}).items()}
+    log.warning(
+        "tracking: the conf, params or documentation of %s, %s cannot be handed on whole (they are large, or no JSON): they were cut",
+        facts.get("dag_id"),
+        facts.get("run_id"),
+    )
+    told = {**end, "facts": facts, "error": _cut(end.get("error"))}
+    line = _encoded(told)
+    if line is None or len(line) > LARGEST:
+        told |= {
+            "facts": {**facts, "params": {}, "dag_tags": []},
+            "deferred": list(end.get("deferred") or ())[:LONGEST],
+        }
+        line = _encoded(told)
+    return line or b""
+
+
+def _encoded(value: Any) -> bytes | None:
+    """The value as a line of JSON; None if it cannot be one (within itself, nested too deeply, with keys that are no text)."""
+    try:
+        return json.dumps(value, default=str).encode() + b"\n"
+    except (RecursionError, ValueError, TypeError):
+        return None
+
+
+def _cut(value: Any) -> Any:
+    """What is short of a value: the beginning of a text, of a collection those that are short. None is left of others."""
+    if _is_short(value):
+        return value
+    if isinstance(value, str):
+        return value[:LONGEST]
+    if isinstance(value, dict):
+        few = itertools.islice(value.items(), LONGEST)
+        return {str(name)[:LONGEST]: one[:LONGEST] if isinstance(one, str) else one for name, one in few if _fits(one)}
+    if isinstance(value, list | tuple):
+        return [one for one in value[:LONGEST] if _is_short(one)]
+    return None
+
+
+def _fits(value: Any) -> bool:
+    """Whether anything is left of a value within a collection."""
+    return isinstance(value, str) or _is_short(value)
+
+
+def _is_short(value: Any) -> bool:
+    line = _encoded(value)
+    return line is not None and len(line) <= LONGEST

@@ -10,7 +10,6 @@ whoever started it is gone; what is not delivered by then, the next one delivers
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
@@ -126,8 +125,10 @@ def main(conn_id: str | None = None) -> None:
 
 def _read(line: bytes) -> dict[str, Any] | None:
     """What a line says; None if it says nothing."""
+    from tracklayer.json_text import decoded
+
     try:
-        told = json.loads(line)
+        told = decoded(line)
     except ValueError:
         return None
     return told if isinstance(told, dict) else None

@@ -37,6 +37,10 @@ VARIABLES: Final = (URI, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD",
 """All that a connection decides: one that it does not name is not taken from anywhere else."""
 
 
+_KINDS: Final = {list: "list", dict: "table", float: "fraction"}
+"""What else there is in JSON, by what Python makes of it."""
+
+
 class Fields(Protocol):
     """What is read of Airflow's ``Connection``."""
 
@@ -48,7 +52,7 @@ class Fields(Protocol):
     password: str | None
 
     @property
-    def extra_dejson(self) -> dict[str, Any]:
+    def extra_dejson(self) -> Any:
         """The field ``extra``, read as JSON."""
 
 
@@ -59,9 +63,7 @@ def variables(connection: Fields) -> dict[str, str]:
         SettingsError: the connection names no server, or contradicts itself; the message names the field.
     """
     told = {URI: _uri(connection)}
-    extra = dict(connection.extra_dejson)
-    if unknown := sorted(set(extra) - set(_EXTRA)):
-        raise _wrong(connection, f"extra has {', '.join(unknown)}; known are {', '.join(_EXTRA)}")
+    extra = _extra(connection)
     if connection.login:
         told["MLFLOW_TRACKING_USERNAME"] = connection.login
         told["MLFLOW_TRACKING_PASSWORD"] = connection.password or ""
@@ -71,9 +73,24 @@ def variables(connection: Fields) -> dict[str, str]:
         raise _wrong(connection, "it has a login and a token; MLflow takes one of them")
     for name, variable in _EXTRA.items():
         value = extra.get(name)
-        if value not in {None, "", False}:
+        if value is not None and value is not False and value != "":
             told[variable] = "true" if value is True else str(value)
     return told
+
+
+def _extra(connection: Fields) -> dict[str, Any]:
+    try:
+        given = connection.extra_dejson or {}
+    except RecursionError:  # which Airflow lets through
+        given = None
+    if not isinstance(given, dict):
+        raise _wrong(connection, 'its extra is no table: write it as {"workspace": "team"}')
+    if unknown := sorted(set(given) - set(_EXTRA)):
+        raise _wrong(connection, f"extra has {', '.join(unknown)}; known are {', '.join(_EXTRA)}")
+    for name, value in given.items():  # not shown: it may be the token
+        if not isinstance(value, str | int | None):
+            raise _wrong(connection, f"{name} in its extra must be text, or true or false, not a {_KINDS[type(value)]}")
+    return {**given}
 
 
 def _uri(connection: Fields) -> str:

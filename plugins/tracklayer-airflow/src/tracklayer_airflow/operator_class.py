@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from functools import lru_cache, wraps
 from types import new_class
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseOperator
 
+from tracklayer_airflow.function_source import remember, without_tracked
 from tracklayer_airflow.operators import ARGUMENTS, Tracked
 
 if TYPE_CHECKING:
@@ -79,21 +79,7 @@ class _TrackedFunction(Tracked):
     def get_python_source(self) -> str:
         """The function's source, without decorators, like ``@tracked(task.virtualenv)``, that mean nothing over there."""
         source: str = super().get_python_source()  # type: ignore[misc]  # the operator's, which is behind in the order
-        return _without_tracked(source)
-
-
-def _without_tracked(source: str) -> str:
-    """Source of a function without those of its decorators that call `tracked`."""
-    try:
-        function = ast.parse(source).body[0]
-    except (SyntaxError, IndexError):
-        return source
-    lines = source.splitlines(keepends=True)
-    for decorator in reversed(getattr(function, "decorator_list", [])):
-        called = (node.func for node in ast.walk(decorator) if isinstance(node, ast.Call))
-        if any(getattr(one, "id", getattr(one, "attr", None)) == tracked.__name__ for one in called):
-            del lines[decorator.lineno - 1 : decorator.end_lineno]
-    return "".join(lines)
+        return without_tracked(source, self.python_callable)  # type: ignore[attr-defined]  # the operator's, too
 
 
 def _arguments(kind: type[BaseOperator]) -> set[str]:
@@ -138,9 +124,15 @@ def _tracked_decorator(decorator: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(decorator)
     def decorate(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
         if python_callable is not None:
+            remember(python_callable, tracked, decorate)
             return _retyped(decorator(python_callable, **kwargs))
         given = decorator(**kwargs)
-        return lambda function: _retyped(given(function))
+
+        def with_arguments(function: Callable[..., Any]) -> Any:
+            remember(function, tracked, decorate, with_arguments)
+            return _retyped(given(function))
+
+        return with_arguments
 
     return decorate
 

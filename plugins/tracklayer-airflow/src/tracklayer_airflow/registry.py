@@ -26,7 +26,8 @@ class RegisterModelOperator(BaseOperator):
 
     Args:
         name: the registered model; it is created if there is none. Templated.
-        run_id: the run that made the model. Templated. None: that of the tracked task `from_task`.
+        run_id: the run that made the model. Templated; if nothing comes of the template, the task fails. Without it: that
+            of the tracked task `from_task`.
         from_task: a tracked task of the same DAG run; None: the nearest tracked task upstream.
         model: which of the run's models, by the name that it was logged with; None if the run made one. Templated.
         alias: set this alias to the version. Templated.
@@ -52,6 +53,7 @@ class RegisterModelOperator(BaseOperator):
         super().__init__(**kwargs)
         self.name = name
         self.run_id = run_id
+        self._told_run = run_id is not None  # before templates are filled in
         self.from_task = from_task
         self.model = model
         self.alias = alias
@@ -60,7 +62,7 @@ class RegisterModelOperator(BaseOperator):
 
     def execute(self, context: Context) -> str:
         """Register it; returns the version."""
-        run_id = self.run_id or self._run_upstream(context)
+        run_id = self._run_told() if self._told_run else self._run_upstream(context)
         tags = {str(key): str(value) for key, value in (self.version_tags or {}).items()}
         hook = MlflowHook(self.mlflow_conn_id)
         with hook.client() as client:
@@ -71,6 +73,13 @@ class RegisterModelOperator(BaseOperator):
                 client.set_registered_model_alias(self.name, self.alias, version)
         self.log.info("%s of run %s is version %s of %s", model_id, run_id, version, self.name)
         return version
+
+    def _run_told(self) -> str:
+        """The run that was given; not another one in its place if nothing came of the template."""
+        told = "" if self.run_id is None else str(self.run_id).strip()
+        if told in {"", "None"}:
+            raise RuntimeError(f"the run that made the model is not known: run_id is {self.run_id!r}")
+        return told
 
     def _run_upstream(self, context: Context) -> str:
         from tracklayer_airflow import macros

@@ -38,6 +38,9 @@ OPTIONS: Final = (
 )
 """The settings that Airflow's configuration has, too."""
 
+_AIRFLOWS: Final = {"t": "true", "f": "false"}
+"""What Airflow takes for booleans, beyond what tracklayer does."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -168,10 +171,18 @@ def _in_airflow(type: type[AirflowSettings]) -> dict[str, Any]:  # noqa: A002  #
     found = {name: conf.get(SECTION, name, fallback=None) for name in OPTIONS}
     where = f"in the section [{SECTION}] of Airflow's configuration"
     return {
-        name: convert(Found(name, text, where, is_text=True), kinds[name])
+        name: convert(
+            Found(name, _as_airflow_reads(text) if kinds[name] is bool else text, where, is_text=True), kinds[name]
+        )
         for name, text in found.items()
         if text is not None and text.strip()
     }
+
+
+def _as_airflow_reads(text: str) -> str:
+    """A boolean of Airflow's configuration, as its ``getboolean`` reads it: ``t`` and ``f``, and what is behind a ``#`` is a remark."""
+    word = text.partition("#")[0].strip()
+    return _AIRFLOWS.get(word.lower(), word)
 
 
 def _operator_names(task: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 AWAY: Final = frozenset({"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED"})
 """MLflow's codes of an error that says nothing about what was asked for."""
+
+
+NONE: Final = frozenset({"", "None"})
+"""What stands for no version, and for no run: an empty text, or None after a template has made text of it."""
+
+
+class _NotTold(Enum):
+    """The default of an argument of which None says something."""
+
+    SINCE = "not told"
 
 
 class MlflowSensor(BaseSensorOperator):
@@ -96,6 +107,8 @@ class MlflowRunSensor(MlflowSensor):
         """What the server calls the run; None if its id was given out while the server was away, and it is not there yet."""
         from tracklayer.provisional import id_tag, is_provisional
 
+        if str(self.run_id).strip() in NONE:
+            raise AirflowFailException(f"there is no run to wait for: run_id is {self.run_id!r}")
         if not is_provisional(self.run_id):
             return self.run_id
         with MlflowHook(self.mlflow_conn_id).store() as store:
@@ -115,9 +128,10 @@ class ModelAliasSensor(MlflowSensor):
     Args:
         name: the registered model. Templated.
         alias: the alias. Templated.
-        since: the version that is known already; an empty text for none: any version will do. Templated. None: that
-            for which the alias stands when the sensor asks for the first time, which asks for ``mode="poke"``: in
-            the mode ``reschedule`` each time is the first one.
+        since: the version that is known already; an empty text or None (also what `SetModelAliasOperator` returns
+            where the alias stood for none before, ``since=promote.output``): any version will do. Templated. If it
+            is not given: that for which the alias stands when the sensor asks for the first time, which asks for
+            ``mode="poke"``: in the mode ``reschedule`` each time is the first one.
         kwargs: see `MlflowSensor`.
 
     Raises:
@@ -126,21 +140,32 @@ class ModelAliasSensor(MlflowSensor):
 
     template_fields: Sequence[str] = ("name", "alias", "since", "mlflow_conn_id")
 
-    def __init__(self, *, name: str, alias: str, since: str | int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, name: str, alias: str, since: str | int | _NotTold | None = _NotTold.SINCE, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        if since is None and self.reschedule:
+        if since is _NotTold.SINCE and self.reschedule:
             raise ValueError(f"{self.task_id}: in the mode 'reschedule' the sensor has to be told since which version")
         self.name = name
         self.alias = alias
-        self.since = since
-        self._known = False
+        # The field is rendered, serialized and shown: what says that nothing was told is not for it.
+        self.since = None if since is _NotTold.SINCE else since
+        self._told = since is not _NotTold.SINCE
+        self._asked = False
         self._before: str | None = None
 
     def ask(self, client: MlflowClient) -> PokeReturnValue:
         """Whether it does."""
         version = version_of(client, self.name, self.alias)
-        if self.since is None and not self._known:
-            self._known, self._before = True, version
-        before = self._before if self._known else str(self.since)
+        if not self._asked and not self._told:
+            self._before = version
+        self._asked = True
+        before = _version(self.since) if self._told else self._before
         moved = version is not None and version != before
         return PokeReturnValue(is_done=moved, xcom_value=version if moved else None)
+
+
+def _version(told: object) -> str | None:
+    """The version that is told; None for none."""
+    text = "" if told is None else str(told).strip()
+    return None if text in NONE else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -37,7 +37,7 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         api_username: who asks the API; None asks without a name, which some Airflows allow.
         api_password: that user's password.
         api_token: a token of the API in place of user name and password.
-        api_timeout: longest wait for an answer of the API, in seconds.
+        api_timeout: longest wait for an answer of the API, in seconds; an hour at most.
     """
 
     listener: bool = True
@@ -57,7 +57,7 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     api_username: str | None = None
     api_password: str | None = None
     api_token: str | None = None
-    api_timeout: float = 10.0
+    api_timeout: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
 
     def __repr__(self) -> str:
         from tracklayer.redaction import Redaction

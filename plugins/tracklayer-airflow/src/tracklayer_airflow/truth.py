@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tracklayer.context import State
-from tracklayer_airflow.api import URL_VARIABLE
+from tracklayer.store.endpoint import without_credentials
+from tracklayer_airflow.api import URL_VARIABLE, can_be_asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,13 +52,14 @@ def of_dag_run(workflow_run: WorkflowRun) -> State | None:
 
     Returns:
         ``GONE`` if Airflow knows the DAG and not the run, or if the DAG itself was deleted and the run's own tag says
-        that it was this Airflow's; None if it is or may be another installation's, or if nobody says where Airflow is.
+        that it was this Airflow's; None if it is or may be another installation's, if nobody says where Airflow is, or if
+        its API has no path for such an id.
 
     Raises:
         tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
     """
     airflow = _airflow(workflow_run)
-    if airflow is None:
+    if airflow is None or not can_be_asked(workflow_run.workflow, workflow_run.run_id):
         return None
     found = airflow.dag_run(workflow_run.workflow, workflow_run.run_id)
     if found is None:
@@ -73,7 +75,8 @@ def of_try(workflow_run: WorkflowRun, task_run: TaskRun) -> State | None:
         tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
     """
     index = -1 if task_run.index is None else int(task_run.index) if task_run.index.isdecimal() else None
-    airflow = _airflow(workflow_run) if index is not None else None
+    askable = index is not None and can_be_asked(workflow_run.workflow, workflow_run.run_id, task_run.task)
+    airflow = _airflow(workflow_run) if askable else None
     if airflow is None or index is None:
         return None
     found = airflow.task_try(workflow_run.workflow, workflow_run.run_id, task_run.task, index, task_run.try_number)
@@ -103,7 +106,8 @@ def _was_of(airflow: Api, workflow_run: WorkflowRun) -> bool:
     page = workflow_run.tags.get(URL_TAG, "")
     if any(_is_below(page, address) for address in airflow.addresses):
         return True
-    _say_that_a_dag_is_unknown(workflow_run.workflow, airflow.url, page.partition("/dags/")[0])
+    made_at = without_credentials(page).partition("/dags/")[0]
+    _say_that_a_dag_is_unknown(workflow_run.workflow, airflow.url, made_at)
     return False
 
 
@@ -159,7 +163,16 @@ def _state(found: Mapping[str, Any], states: Mapping[str, Truth]) -> State:
     ended_at = found.get("end_date") if status != "RUNNING" else None
     return State(
         status=status,
-        ended_at=datetime.fromisoformat(ended_at) if isinstance(ended_at, str) else None,
+        ended_at=_moment(ended_at),
         said=str(word) if word else None,
         note="skipped" if word == "skipped" else None,
     )
+
+
+def _moment(text: object) -> datetime | None:
+    """A moment that Airflow tells, in UTC if it does not say where; None if it cannot be read: the state still holds."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment

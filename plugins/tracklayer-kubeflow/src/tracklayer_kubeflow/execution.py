@@ -6,9 +6,10 @@ orchestrator, but it is read as if from outside: what has an unexpected form is 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+from tracklayer.json_text import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +69,7 @@ def execution_of(arguments: Sequence[str]) -> Execution | None:
 def parse(text: str) -> Execution | None:
     """Read an ``ExecutorInput``; None if `text` is not a JSON object."""
     try:
-        told = json.loads(text)
+        told = decoded(text)
     except ValueError:
         return None
     if not isinstance(told, dict):

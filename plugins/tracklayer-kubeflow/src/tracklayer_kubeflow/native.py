@@ -7,10 +7,11 @@ it leaves to a task's container: ``MLFLOW_RUN_ID``, the task's own run, if it is
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tracklayer.json_text import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,7 @@ def native_of(environ: Mapping[str, str]) -> Native | None:
 
 def _config(text: str | None) -> dict[str, object]:
     try:
-        told = json.loads(text or "{}")
+        told = decoded(text or "{}")
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

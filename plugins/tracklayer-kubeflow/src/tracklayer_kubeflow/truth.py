@@ -6,7 +6,6 @@ runner, of which nobody keeps a record, its process is.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -19,6 +18,7 @@ from tracklayer.context import State
 from tracklayer.ending import DIED
 from tracklayer.forking import ProcessLock
 from tracklayer.identity import SUPERSEDED_TAG
+from tracklayer.json_text import decoded
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer_kubeflow.place import is_cluster_run
 
@@ -174,7 +174,7 @@ def _says_that_there_is_none(error: Exception) -> bool:
     if getattr(error, "status", None) != 404:
         return False
     try:
-        told = json.loads(getattr(error, "body", None) or "null")
+        told = decoded(getattr(error, "body", None) or "null")
     except ValueError:
         return False
     return isinstance(told, dict) and told.get("code") == NOT_FOUND
