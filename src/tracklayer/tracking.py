@@ -104,7 +104,7 @@ def track(
     """
     overrides = {"experiment": experiment, "tracking_uri": tracking_uri, "on_error": on_error}
     own: str | None = None
-    if context is not None and context.task_run is not None:
+    if getattr(context, "task_run", None) is not None:
         # Where a plugin says where the code runs, the workflow run has a parent of its own, for others too: it stays at home.
         own = overrides.pop("experiment")
     resolved = _settings(settings, {name: value for name, value in overrides.items() if value is not None})
