@@ -82,7 +82,8 @@ def track(
         run_name: the run's name; None lets plugins and the template decide.
         params: params to log from the start; they can be embedded in the run's name.
         tags: tags to set from the start.
-        experiment: a name or template in place of the setting ``experiment``.
+        experiment: a name or template in place of the setting ``experiment``; with a task's `context` the name of the
+            stage run's own experiment, taken literally.
         tracking_uri: in place of the setting ``tracking_uri``.
         on_error: in place of the setting ``on_error``.
         outcome: how the run ended by the exception that left the block; None: any `Exception` or exit code is a
@@ -102,9 +103,20 @@ def track(
                 run.log_metrics({"auc": 0.91})
     """
     overrides = {"experiment": experiment, "tracking_uri": tracking_uri, "on_error": on_error}
+    own: str | None = None
+    if getattr(context, "task_run", None) is not None:
+        # Where a plugin says where the code runs, the workflow run has a parent of its own, for others too: it stays at home.
+        own = overrides.pop("experiment")
     resolved = _settings(settings, {name: value for name, value in overrides.items() if value is not None})
     run = open_stage(
-        stage, context=context, run_name=run_name, params=params, tags=tags, outcome=outcome, settings=resolved
+        stage,
+        context=context,
+        run_name=run_name,
+        params=params,
+        tags=tags,
+        experiment=own,
+        outcome=outcome,
+        settings=resolved,
     )
     try:
         with entered(run):

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tracklayer.current import PARENT_VARIABLE
+from tracklayer.interruption import let_through
 from tracklayer.store.endpoint import is_loopback, without_credentials
 from tracklayer_airflow.connection import URI
 from tracklayer_airflow.workflow import CONF_KEY
@@ -64,7 +65,8 @@ def loaded(operator: Any, environment: Mapping[str, str]) -> Iterator[None]:
         for name, value in ours.items():
             before[name] = getattr(operator, name)
             setattr(operator, name, value)
-    except Exception:
+    except Exception as error:
+        let_through(error)
         log.warning("tracking: what this task starts is not told of its run", exc_info=True)
     try:
         yield

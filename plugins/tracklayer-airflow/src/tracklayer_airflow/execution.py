@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from tracklayer import settings as settings_module
 from tracklayer.backend import page_url, tracking_uri
-from tracklayer.exceptions import SettingsError
 from tracklayer.fence import fence
+from tracklayer.interruption import let_through
 from tracklayer.provisional import is_provisional
 from tracklayer.singleton import singleton
 from tracklayer.tracking import track
 from tracklayer_airflow import awaited, carriers, handover, place, server
-from tracklayer_airflow.links import MLflowParentLink, push_url, without_links
+from tracklayer_airflow.links import MLflowParentLink, keep_url, push_url, without_links
 from tracklayer_airflow.outcome import of_task
+from tracklayer_airflow.own_arguments import for_stage, is_rendered, kept
+from tracklayer_airflow.untracked import run_untracked
 from tracklayer_airflow.workflow import PARENT_URL_XCOM
+from tracklayer_airflow.working import place as place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,50 +31,60 @@ if TYPE_CHECKING:
     from tracklayer_airflow.operators import Tracked
 
 
-def run_tracked(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any]) -> Any:
+def run_tracked(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any], *, begun: bool = True) -> Any:
     """Do `work` inside the stage run of the try that runs in Airflow's task context `task`; return what it returns.
+
+    Args:
+        operator: the operator.
+        task: Airflow's task context.
+        work: what it does.
+        begun: False if Airflow has not come so far as to execute the operator, which may not be rendered then.
 
     Raises:
         BaseException: whatever `work` raises, unchanged. Tracking raises nothing, unless ``on_error = "raise"``.
     """
+    settings: Settings | None = None
     try:
         settings = settings_module.load()
-    except SettingsError:
-        return _untracked(operator, work, None)  # `track` says what is wrong
-    if not settings.enabled:
+    except Exception as error:  # `track` says what is wrong
+        let_through(error)
+    if settings is None or not settings.enabled:
         return _untracked(operator, work, settings)
     with ExitStack() as stack:
         usable: Settings | None = None
+        named = False
         with fence("finding the MLflow server", settings.on_error):
             conn_id = server.connection_id(settings)
             if conn_id is not None:
                 stack.enter_context(server.of_task(conn_id))
-            usable = settings if conn_id is None else settings_module.load()
-        if usable is None:  # and not tracked anywhere else
-            return _untracked(operator, work, msgspec.structs.replace(settings, enabled=False))
-        if tracking_uri(usable) is None:
+            found = settings if conn_id is None else settings_module.load()
+            named = tracking_uri(found) is not None
+            usable = found
+        if usable is None:  # and not tracked anywhere else; the log has said why
+            return run_untracked(operator, work, on=False)
+        if not named:
             return _untracked(operator, work, usable)
-        return _in_stage(operator, task, work, usable)
+        return _in_stage(operator, task, work, usable, begun=begun)
 
 
-def _in_stage(operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any], settings: Settings) -> Any:
+def _in_stage(
+    operator: Tracked, task: Mapping[str, Any], work: Callable[[], Any], settings: Settings, *, begun: bool
+) -> Any:
     context: RunContext | None = None
     with fence("finding out where this task runs", settings.on_error):
         context = place.run_context(task, settings)
-    if context is None:
-        return _untracked(operator, work, msgspec.structs.replace(settings, enabled=False))
-    with track(
-        operator.tracking_argument("stage"),
-        context=context,
-        run_name=operator.tracking_argument("run_name"),
-        tags=operator.tracking_argument("run_tags"),
-        experiment=operator.tracking_argument("experiment"),
-        outcome=of_task,
-        settings=settings,
-    ) as run:
-        _last().value = _place(task["ti"]), run
-        _link(operator, task, run, settings)
-        with carriers.loaded(operator, run.environment()):
+    if context is None:  # the log has said why
+        return run_untracked(operator, work, on=False)
+    told = for_stage(operator, context, settings, begun=begun)
+    if not begun:
+        context = _without_templates(context)
+    with track(**told, context=context, outcome=of_task, settings=settings) as run:
+        environment: Mapping[str, str] = {}
+        _last().value = place_of(task["ti"]), run
+        _link(operator if begun else None, task, run, settings)
+        with fence("telling what the task starts of its run", settings.on_error):
+            environment = run.environment()
+        with carriers.loaded(operator, environment):
             result = work()
         if run.token is not None:
             with fence("linking what the task has waited for", settings.on_error):
@@ -90,12 +103,37 @@ def fail_last(ti: Any, error: BaseException | str) -> None:
         error: what it failed with.
     """
     value, _last().value = _last().value, None
-    if value is not None and value[0] == _place(ti):
+    if value is not None and value[0] == place_of(ti):
         value[1].fail(error)
 
 
-def _place(ti: Any) -> tuple[object, ...]:
-    return (ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+def end_before(ti: Any, error: BaseException | str | None) -> None:
+    """The try `ti` was over before its operator's work began: it gets a run that ends as it did.
+
+    Args:
+        ti: the task instance. Its templates may not be rendered, and a mapped task not be expanded.
+        error: what it failed with; None: it was skipped.
+    """
+    try:
+        from airflow.sdk.exceptions import AirflowSkipException
+    except ImportError:  # Airflow 3.1
+        from airflow.exceptions import AirflowSkipException  # type: ignore[no-redef]
+
+    ended = AirflowSkipException() if error is None else error
+    if not isinstance(ended, BaseException):
+        ended = RuntimeError(ended)
+    trace = ended.__traceback__
+
+    def end() -> None:
+        raise ended
+
+    try:
+        run_tracked(ti.task, ti.get_template_context(), end, begun=False)
+    except BaseException as raised:
+        if raised is not ended:
+            raise
+    finally:
+        ended.__traceback__ = trace  # Airflow may still mail it
 
 
 class _Last:
@@ -114,22 +152,39 @@ def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | 
     """Do `work` untracked; there is a current run all the same, for user code that asks for it, and it does nothing."""
     with fence("taking the links from the task's page", "log"):
         without_links(operator)
-    with track(operator.tracking_argument("stage"), settings=settings):
+    with track(kept(operator, "stage"), settings=settings):
         return work()
 
 
-def _link(operator: Tracked, task: Mapping[str, Any], run: StageRun, settings: Settings) -> None:
-    """Make the link on the task's page live at once; Airflow itself stores it only when the task has ended."""
-    operator.mlflow_run_url = run.url
+def _without_templates(context: RunContext) -> RunContext:
+    if context.task_run is None:
+        return context
+    params = {name: value for name, value in context.task_run.params.items() if is_rendered(value)}
+    return replace(context, task_run=replace(context.task_run, params=MappingProxyType(params)))
+
+
+def _link(operator: Tracked | None, task: Mapping[str, Any], run: StageRun, settings: Settings) -> None:
+    """Make the link on the task's page live at once; Airflow itself stores it only when the task has ended.
+
+    Args:
+        operator: whom Airflow will ask for it then; None if it has asked already.
+        task: Airflow's task context.
+        run: the task's run.
+        settings: the settings.
+    """
     with fence("linking the run on the task's page", settings.on_error):
-        parent = run.parent
-        if run.url is None:
-            without_links(operator)
-            return
+        parent, url = run.parent, None
         if parent is not None and not is_provisional(parent.run_id):
-            operator.mlflow_parent_url = page_url(settings, run.tracking_uri or "", parent)
-        else:
-            without_links(operator, MLflowParentLink)
+            url = page_url(settings, run.tracking_uri or "", parent)
+        if operator is not None:
+            keep_url(operator, run.url)
+            keep_url(operator, url, PARENT_URL_XCOM)
+            if run.url is None:
+                without_links(operator)
+            elif url is None:
+                without_links(operator, MLflowParentLink)
+        if run.url is None:
+            return
         push_url(task["ti"], run.url)
-        if operator.mlflow_parent_url and run.context.parent is None:  # one of the first tasks: for the DAG run's page
-            push_url(task["ti"], operator.mlflow_parent_url, PARENT_URL_XCOM)
+        if url and run.context.parent is None:  # one of the first tasks: for the DAG run's page
+            push_url(task["ti"], url, PARENT_URL_XCOM)

@@ -29,8 +29,7 @@ class MLflowRunLink(BaseOperatorLink):
         Airflow calls this in the task's process when the task has ended, with the very operator that ran, and
         stores the answer as XCom; the web server only reads that XCom.
         """
-        url = getattr(operator, "mlflow_run_url", None)
-        return url if isinstance(url, str) else ""
+        return _kept(operator, self.xcom_key)
 
 
 class MLflowParentLink(BaseOperatorLink):
@@ -44,8 +43,16 @@ class MLflowParentLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002  # Airflow's signature
         """Address of the parent's page; called as that of `MLflowRunLink` is."""
-        url = getattr(operator, "mlflow_parent_url", None)
-        return url if isinstance(url, str) else ""
+        return _kept(operator, self.xcom_key)
+
+
+def keep_url(operator: Any, url: str | None, key: str = URL_XCOM) -> None:
+    """Keep the address of a run's page on this instance, for the link with that key, past what its class has for itself."""
+    vars(operator)[f"_{key}"] = url
+
+
+def _kept(operator: Any, key: str) -> str:
+    return getattr(operator, "__dict__", {}).get(f"_{key}") or ""
 
 
 def without_links(operator: Any, *kinds: type) -> None:

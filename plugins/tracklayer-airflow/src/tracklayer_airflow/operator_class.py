@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from functools import lru_cache, wraps
 from types import new_class
 from typing import TYPE_CHECKING, Any, Final
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import BaseOperator
 
 from tracklayer_airflow.function_source import remember, without_tracked
-from tracklayer_airflow.operators import ARGUMENTS, Tracked
+from tracklayer_airflow.operators import Tracked
+from tracklayer_airflow.own_arguments import ARGUMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEPT: Final = 1_000
 """So many classes are remembered, that asking twice for one gives the same."""
+
+
+_VARIOUS: Final = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
 
 
 def tracked(kind: Any) -> Any:
@@ -65,7 +70,7 @@ def _tracked_class(kind: type[BaseOperator]) -> type[Tracked]:
         "__doc__": f"`{kind.__name__}` inside a stage run, see `tracklayer_airflow.tracked`.\n\n{kind.__doc__ or ''}",
         "__module__": kind.__module__,
         "__qualname__": name,
-        "taken": taken,
+        "tracklayer_taken": taken,
         "template_fields": _both(kind, "template_fields", [one for one in Tracked.template_fields if one not in taken]),
         "operator_extra_links": _both(kind, "operator_extra_links", Tracked.operator_extra_links),
     }
@@ -87,7 +92,9 @@ def _arguments(kind: type[BaseOperator]) -> set[str]:
     found: set[str] = set()
     for one in kind.__mro__[: kind.__mro__.index(BaseOperator)]:
         if (own := vars(one).get("__init__")) is not None:
-            found |= set(inspect.signature(own).parameters)
+            with suppress(TypeError, ValueError):  # it does not say what it takes
+                taken = inspect.signature(own).parameters.values()
+                found |= {parameter.name for parameter in taken if parameter.kind not in _VARIOUS}
     return found
 
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
+from tracklayer_airflow import working
 from tracklayer_airflow.links import MLflowParentLink, MLflowRunLink
+from tracklayer_airflow.own_arguments import TEMPLATED, is_moved, keep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from airflow.sdk import Context
-
-log = logging.getLogger("tracklayer")
-
-ARGUMENTS: Final = frozenset({"stage", "run_name", "experiment", "run_tags"})
-"""Names of the arguments that every tracked operator takes."""
 
 
 class Tracked(BaseOperator):
@@ -29,6 +24,9 @@ class Tracked(BaseOperator):
 
         class TrainOperator(Tracked, BashOperator):
             template_fields = (*BashOperator.template_fields, *Tracked.template_fields)
+
+    What such a class does in an ``execute`` of its own is inside the run, too. Whatever it has for itself under the name
+    of an argument of ours stays what it is.
 
     The task ends exactly as it would without: the same state, the same exception, the same XComs (plus ``tracklayer``,
     ``tracklayer_url`` and ``tracklayer_parent_url``). What fails in tracking is logged.
@@ -42,12 +40,18 @@ class Tracked(BaseOperator):
         kwargs: everything that the operator behind takes.
     """
 
-    template_fields: Sequence[str] = ("run_name", "experiment", "run_tags")
+    template_fields: Sequence[str] = TEMPLATED
     operator_extra_links: Collection[BaseOperatorLink] = (MLflowRunLink(), MLflowParentLink())
-    mlflow_run_url: str | None = None
-    mlflow_parent_url: str | None = None
-    taken: ClassVar[frozenset[str]] = frozenset()
-    """Those of `ARGUMENTS` that the operator behind has for itself: they are passed on, and not tracking's."""
+    tracklayer_taken: ClassVar[frozenset[str]] = frozenset()
+    """Those of our arguments that the operator behind takes itself: they are passed on, and not tracking's."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Have what the class does itself inside the run, too."""
+        super().__init_subclass__(**kwargs)
+        for name in ("execute", "resume_execution"):
+            method = working.in_front(cls, name)
+            if method is not None:
+                setattr(cls, name, method)
 
     def __init__(
         self,
@@ -60,43 +64,28 @@ class Tracked(BaseOperator):
     ) -> None:
         given: dict[str, Any] = {"stage": stage, "run_name": run_name, "experiment": experiment, "run_tags": run_tags}
         # The operator's own default stands where it was not given.
-        passed = {name: given.pop(name) for name in self.taken}
+        passed = {name: given.pop(name) for name in self.tracklayer_taken}
         super().__init__(**{name: value for name, value in passed.items() if value is not None}, **kwargs)
-        for name, value in given.items():
-            setattr(self, name, value)
+        keep(self, given, Tracked)
 
-    def tracking_argument(self, name: str) -> Any:
-        """One of `ARGUMENTS`, rendered; None if it was not given, or is the operator's own."""
-        return None if name in self.taken else getattr(self, name, None)
-
+    @working.ours
     def execute(self, context: Context) -> Any:
         """Do the operator's work inside a stage run."""
-        return self._tracked(context, lambda: super(Tracked, self).execute(context))
+        return working.do(self, context, lambda: super(Tracked, self).execute(context))
 
+    @working.ours
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral, inside the same stage run."""
-        return self._tracked(context, lambda: super(Tracked, self).resume_execution(next_method, next_kwargs, context))
+        work = super().resume_execution
+        return working.do(self, context, lambda: work(next_method, next_kwargs, context))
 
-    def _tracked(self, context: Context, work: Callable[[], Any]) -> Any:
-        run: Callable[[], Any] = work
-        try:
-            run = self._how(context, work)
-        except Exception:  # a broken installation of tracklayer is no reason for the task to fail
-            log.warning("tracking: the task runs untracked", exc_info=True)
-        return run()
-
-    def _how(self, context: Context, work: Callable[[], Any]) -> Callable[[], Any]:
-        """The work, tracked or not. Core is imported only where it may be tracked."""
-        from tracklayer_airflow.switch import is_on, is_spoken_of_in_task
-
-        on = is_on()
-        if on and is_spoken_of_in_task():
-            from tracklayer_airflow.execution import run_tracked
-
-            return partial(run_tracked, self, context, work)
-        from tracklayer_airflow.untracked import run_untracked
-
-        return partial(run_untracked, self, work, on=on)
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], *args: Any, **kwargs: Any
+    ) -> None:
+        # An instance of a mapped task is rendered by the fields of its class, which know nothing of what it has itself.
+        if parent is self and is_moved(self) and template_fields == type(self).template_fields:
+            template_fields = self.template_fields
+        super()._do_render_template_fields(parent, template_fields, *args, **kwargs)
 
 
 class TrackedPythonOperator(Tracked, PythonOperator):

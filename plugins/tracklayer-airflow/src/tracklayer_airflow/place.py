@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from tracklayer.context import RunContext, TaskRun
 from tracklayer.exceptions import TokenError
+from tracklayer.fence import fence
 from tracklayer.identity import parse_token, workflow_run_key
 from tracklayer_airflow import upstream, workflow
 from tracklayer_airflow.arguments import arguments
@@ -36,6 +37,19 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
     facts = workflow.facts(dag_run, dag, version=getattr(bundle, "version", None))
     workflow_run = workflow.workflow_run(facts, instance=settings.instance, url=_dag_run_url(ti))
     with_arguments = airflow_settings(settings).arguments
+    params: dict[str, object] = {}
+    tags: dict[str, str] = {}
+    handed: tuple[Token, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    # One by one: what cannot be told of a task costs its run no more than that.
+    with fence("reading the task's arguments", settings.on_error):
+        params = _params(task) if with_arguments else {}
+    with fence("reading what the task's operator says of itself", settings.on_error):
+        tags = _tags(ti.task)
+    with fence("asking which tracked tasks are upstream", settings.on_error):
+        handed = upstream.tokens(task)
+    with fence("asking what has started the DAG run", settings.on_error):
+        tokens = (*_conf_tokens(dag_run), *(token for _, token in upstream.event_tokens(task)))
     task_run = TaskRun(
         task=ti.task_id,
         index=workflow.index(ti.map_index),
@@ -43,15 +57,14 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         resumed=resumed(task),
         url=ti.log_url,
         started_at=ti.start_date,
-        params=MappingProxyType(_params(task) if with_arguments else {}),
-        tags=MappingProxyType({**_tags(ti.task), **workflow.run_tags(dag_run, ti)}),
+        params=MappingProxyType(params),
+        tags=MappingProxyType({**tags, **workflow.run_tags(dag_run, ti)}),
     )
-    handed = upstream.tokens(task)
     return RunContext(
         workflow_run=workflow_run,
         task_run=task_run,
         parent=_parent(handed, workflow_run_key(workflow_run)),
-        tokens=(*_conf_tokens(dag_run), *(token for _, token in upstream.event_tokens(task))),
+        tokens=tokens,
     )
 
 

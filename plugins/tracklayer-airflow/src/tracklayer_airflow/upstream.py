@@ -116,7 +116,9 @@ def _pull(ti: Any, task_id: str, index: int | None) -> list[Any]:
 def parsed(texts: Iterable[object]) -> list[Token]:
     """The tokens that can be read; of one that cannot, the log tells."""
     found: list[Token] = []
-    for text in filter(None, texts):
+    for text in texts:
+        if not isinstance(text, str) or not text:  # none, or what a task of somebody's has under our name
+            continue
         # Not at the top: where nothing is tracked there are none, and macros come here all the same.
         from tracklayer.exceptions import TokenError
         from tracklayer.identity import parse_token

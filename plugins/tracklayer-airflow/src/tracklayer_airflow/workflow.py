@@ -65,7 +65,7 @@ def is_tracked_operator(task: Any) -> bool:
     """
     if set(getattr(task, "template_fields", None) or ()) >= OWN_FIELDS:
         return True
-    if hasattr(getattr(task, "operator_class", type(task)), "tracking_argument"):
+    if hasattr(getattr(task, "operator_class", type(task)), "tracklayer_taken"):
         return True
     try:
         return any(getattr(one, "xcom_key", None) == PARENT_URL_XCOM for one in task.operator_extra_links)

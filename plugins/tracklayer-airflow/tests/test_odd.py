@@ -1,0 +1,178 @@
+"""Odd operators and odd values: their tasks end as they would untracked, and are tracked as far as that can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow_story import Story, without_tracking
+
+from harness.airflow import AirflowHome
+from harness.outage import flush
+from tracklayer.store.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from harness.mlflow import MlflowServer
+    from tracklayer.store import Run
+
+pytestmark = pytest.mark.slow
+
+DAGS = Path(__file__).parent / "dags_odd"
+IDS = ("odd", "odd_classes", "odd_native", "odd_observed")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
+    with AirflowHome(tmp_path_factory.mktemp("odd"), DAGS, imported=["mlflow", "pandas"]) as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def stories(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, Story]:
+    told = home.test(*IDS, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri})
+    flush(mlflow_server.uri, journal=home.folder / "journal")
+    (home.folder / "tracked.log").write_text(home.log)
+    return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in IDS}
+
+
+@pytest.fixture(scope="module")
+def untracked(home: AirflowHome, stories: dict[str, Story]) -> dict[str, Any]:  # one after the other in this home
+    return home.test("odd_untracked", "odd_untracked_classes", environ={"TRACKLAYER_ENABLED": "false"})
+
+
+@pytest.fixture(scope="module")
+def odd(stories: dict[str, Story]) -> Story:
+    return stories["odd"]
+
+
+@pytest.fixture(scope="module")
+def classes(stories: dict[str, Story]) -> Story:
+    return stories["odd_classes"]
+
+
+def elsewhere(story: Story, experiment: str) -> Run:
+    """The only run in an experiment of its own, below a parent that is where it always is."""
+    store = open_store(story.uri, connect_timeout=5, timeout=30)
+    found = store.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = store.search_runs([found.experiment_id], order_by=[], limit=10)
+    assert run.tags["mlflow.parentRunId"] == story.parent.run_id
+    return run
+
+
+def results(xcoms: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in without_tracking(xcoms).items() if key.endswith(".return_value")}
+
+
+def test_tasks_end_as_untracked(stories: dict[str, Story], untracked: dict[str, Any]) -> None:
+    for dag_id, plain in (("odd", "odd_untracked"), ("odd_classes", "odd_untracked_classes")):
+        assert stories[dag_id].told["tasks"] == untracked[plain]["tasks"]
+    assert results(stories["odd"].told["xcoms"]) == results(untracked["odd_untracked"]["xcoms"])
+
+
+@pytest.mark.parametrize("task", ["frame", "array", "broken", "broken_list", "endless", "many", "long"])
+def test_a_value_that_is_no_param_costs_no_more_than_that(odd: Story, task: str) -> None:
+    assert odd.run(task).params == {"lr": "0.1", "more.colour": "red"}
+
+
+def test_a_number_of_numpys_is_a_param(odd: Story) -> None:
+    assert odd.run("float64").params == {"lr": "0.1", "odd": "0.5", "more.colour": "red"}
+
+
+def test_results_of_other_tasks_may_be_data(odd: Story) -> None:
+    assert odd.run("train").params == {"lr": "0.5"}
+
+
+def test_results_of_mapped_tasks_are_not_pulled(odd: Story) -> None:
+    assert odd.run("lazily").params == {"lr": "0.5"}
+    assert odd.xcom("lazily.return_value") == "LazyXComSequence"
+
+
+def test_nor_does_one_cost_an_observed_task_its_run(stories: dict[str, Story]) -> None:
+    run = stories["odd_observed"].run("observed")
+    assert (run.params, list(run.metrics)) == ({"lr": "0.5"}, ["rows"])
+
+
+def test_nothing_is_said_to_be_switched_off(home: AirflowHome, stories: dict[str, Story]) -> None:
+    assert "tracking is off" not in (home.folder / "tracked.log").read_text()
+
+
+def test_what_an_operator_sets_itself_stays(odd: Story) -> None:
+    run = odd.run("of_config")
+    assert odd.xcom("of_config.return_value") == ["of the operator", "{{ not.a.template", 4, "odd"]
+    assert (run.name, run.tags["tracklayer.stage"]) == ("odd!", "given")
+    assert odd.run("of_config_mapped[0]").name == "odd 0"
+    assert odd.xcom("of_config_mapped[0].return_value") == ["of the operator", "{{ not.a.template", 4, "a"]
+
+
+def test_what_an_operators_class_has_stays(odd: Story) -> None:
+    run = elsewhere(odd, "odd odd")
+    assert (run.tags["tracklayer.stage"], run.tags["team"]) == ("given", "x")
+    assert odd.run("of_class_mapped[0]").status == "FINISHED"
+    assert odd.xcom("of_class.tracklayer_url").endswith(run.run_id)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "error"),
+    [
+        ("unrendered", "x", "UndefinedError"),
+        ("before", "odd!", "LookupError"),
+        ("mapped_before[0]", None, "UndefinedError"),
+    ],
+)
+def test_a_task_that_fails_before_its_code_begins_has_a_run(
+    odd: Story, task: str, name: str | None, error: str
+) -> None:
+    run = odd.run(task)
+    assert (run.status, run.tags["tracklayer.error.type"]) == ("FAILED", error)
+    assert name is None or run.name == name
+    assert run.tags["mlflow.parentRunId"] == odd.parent.run_id
+    assert odd.xcom(f"{task}.tracklayer_url").endswith(run.run_id)
+
+
+def test_and_so_has_one_that_is_skipped_there(odd: Story) -> None:
+    run = odd.run("before_skipped")
+    assert (run.status, run.tags["tracklayer.outcome"]) == ("FINISHED", "skipped")
+
+
+def test_an_execute_of_ones_own_is_inside_the_run(classes: Story) -> None:
+    """Once: what it calls by ``super()`` is in the same one."""
+    assert elsewhere(classes, "odd mine").tags["airflow.operator"] == "Mine"
+    assert classes.xcom("mine.return_value") == [True, "of the class", True]
+    for task in ("mine_mixed", "mine_deferring", "mine_alone", "mine_mapped[0]"):
+        assert classes.run(task).status == "FINISHED", task
+    assert classes.run("mine_failing").tags["tracklayer.error.type"] == "ValueError"
+    assert classes.xcom("mine_deferring.return_value") == ["finished", "and mine"]
+
+
+def test_names_are_text_where_templates_are_rendered_natively(stories: dict[str, Story]) -> None:
+    native = stories["odd_native"]
+    assert elsewhere(native, "20250101").name == "20250101"
+    assert (native.run("listed").name, native.run("listed").tags["n"]) == ("[1, 2]", "20250101")
+
+
+def test_an_argument_that_cannot_be_used_costs_no_more_than_that(stories: dict[str, Story], home: AirflowHome) -> None:
+    run = stories["odd_native"].run("wrong")
+    assert (run.tags["tracklayer.stage"], run.params["lr"]) == ("red", "0.1")
+    log = (home.folder / "tracked.log").read_text()
+    assert "run_name must be text, and not object" in log
+    assert "run_tags must be a mapping, and not str" in log
+
+
+@pytest.mark.parametrize("switch", ["maybe", ""])
+def test_a_wrong_switch_fails_no_task(home: AirflowHome, mlflow_server: MlflowServer, switch: str) -> None:
+    environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__TRACKLAYER__ENABLED": switch}
+    told = home.test("odd_switch", environ=environ)["odd_switch"]
+    assert told["tasks"] == {"asks": ["success", 1]}
+    assert told["xcoms"] == {"asks.return_value": True}
+    assert "tracking: the task runs untracked" in home.log
+
+
+def test_a_wrong_connection_fails_no_task(home: AirflowHome) -> None:
+    told = home.test("odd_switch", environ={"AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "nowhere"})["odd_switch"]
+    assert told["xcoms"] == {"asks.return_value": True}
+    assert "tracking is off" not in home.log
