@@ -48,7 +48,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a metric to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_metric(run.server_id, metric))
+            self._asked(run.state, lambda: self._stock.log_metric(self._now(run), metric))
 
     def log_param(self, run_id: str, param: Any) -> None:
         """Log a param."""
@@ -67,7 +67,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a param to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_param(run.server_id, param))
+            self._asked(run.state, lambda: self._stock.log_param(self._now(run), param))
 
     def set_tag(self, run_id: str, tag: Any) -> None:
         """Set a tag; a description of the stage run goes above tracklayer's part of it."""
@@ -88,7 +88,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a tag to the journal", error)
-            self._asked(run.state, lambda: self._stock.set_tag(run.server_id, tag))
+            self._asked(run.state, lambda: self._stock.set_tag(self._now(run), tag))
 
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Sequence[RunTag]) -> None:
         """Log a batch; a description of the stage run goes above tracklayer's part of it."""
@@ -117,7 +117,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a batch to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_batch(run.server_id, metrics, params, tags))
+            self._asked(run.state, lambda: self._stock.log_batch(self._now(run), metrics, params, tags))
 
     def log_batch_async(self, run_id: str, metrics: Any, params: Any, tags: Any) -> RunOperations:
         """Log a batch without waiting for the server, which inside a stage nobody does; see MLflow's own."""
@@ -155,7 +155,7 @@ class LogCalls(StoreCalls):
             report_failure("checking a tag", error)
         if key not in run.tags and not run.recorder.away:
             try:
-                self._read(run.state, lambda: self._stock.delete_tag(run.server_id, key))
+                self._read(run.state, lambda: self._stock.delete_tag(self._now(run), key))
             except MlflowException as error:
                 if error.error_code in SAID:
                     raise
@@ -181,7 +181,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing inputs to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_inputs(run.server_id, datasets=datasets, models=models))
+            self._asked(run.state, lambda: self._stock.log_inputs(self._now(run), datasets=datasets, models=models))
 
     # ---------------------------------------------------------------------------------------------- how it is written
 

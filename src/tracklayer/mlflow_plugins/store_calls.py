@@ -123,7 +123,9 @@ class StoreCalls:
         except MlflowException as error:
             if error.error_code == NOT_THERE and not is_provisional(server):
                 raise
-        return remember(_run_from_before(state, run_id, entity))
+        # By the server's id, if it has one: the journal of this process never met the id that was given out elsewhere.
+        found = remember(_run_from_before(state, server, entity))
+        return found if server == run_id else remember_as(found, run_id)
 
     def _server_id(self, state: StageState | None, run_id: str) -> str:
         """The server's id of a run; the given one if there is none, or if it is none of ours."""
@@ -136,6 +138,18 @@ class StoreCalls:
             if resolved is None and (recorder is None or not recorder.away):
                 resolved = self._looked_up(state, run_id)
         return resolved or run_id
+
+    def _now(self, run: KnownRun) -> str:
+        """The server's id of a run that is asked for now; the local one while there is none.
+
+        A run that was met while the server was away, and that another process delivers, is looked for each time.
+        """
+        known = run.server_id
+        if is_provisional(known):
+            known = self._server_id(run.state, known)
+            if known != run.run_id and run.state.stage.is_open:
+                remember_as(run, known)
+        return known
 
     def _looked_up(self, state: StageState | None, run_id: str) -> str | None:
         try:
@@ -191,9 +205,9 @@ class StoreCalls:
         if not run.artifact_uri:
             named = run.recorder.named(run.run_id)
             run.artifact_uri = named.artifact_uri if named is not None else ""
-        if not run.artifact_uri and not run.recorder.away and not is_provisional(run.server_id):
+        if not run.artifact_uri and not run.recorder.away and not is_provisional(server := self._now(run)):
             with guard("finding the artifacts of a run"):
-                run.artifact_uri = self._asked(run.state, lambda: self._stock.get_run(run.server_id)).info.artifact_uri
+                run.artifact_uri = self._asked(run.state, lambda: self._stock.get_run(server)).info.artifact_uri
         return run.artifact_uri or pending_uri(run.run_id)
 
 
