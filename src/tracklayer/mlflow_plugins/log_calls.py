@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.async_logging.run_operations import RunOperations
 
@@ -14,6 +16,8 @@ from tracklayer.journal.operations import DeleteTag, Inputs, Linked, Log
 from tracklayer.mlflow_plugins.entities import stored_dataset
 from tracklayer.mlflow_plugins.stages import opening_of, report_failure
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
+from tracklayer.provisional import is_provisional
+from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +40,7 @@ class LogCalls(StoreCalls):
         """Log a metric point."""
         run = self._run_here(run_id)
         if run is None:
-            self._stock.log_metric(self._server_id(None, run_id), metric)
+            self._stock.log_metric(self._server_id(None, run_id), self._with_model(metric))
             return
         try:
             if run.deleted:
@@ -95,7 +99,10 @@ class LogCalls(StoreCalls):
         run = self._run_here(run_id)
         if run is None:
             self._stock.log_batch(
-                self._server_id(None, run_id), metrics, params, self._with_server_ids(None, tags) if tags else tags
+                self._server_id(None, run_id),
+                [self._with_model(metric) for metric in metrics] if metrics else metrics,
+                params,
+                self._with_server_ids(None, tags) if tags else tags,
             )
             return
         try:
@@ -168,7 +175,8 @@ class LogCalls(StoreCalls):
         """Log datasets and models that a run reads."""
         run = self._run_here(run_id)
         if run is None:
-            self._stock.log_inputs(self._server_id(None, run_id), datasets=datasets, models=models)
+            read = [LoggedModelInput(self._real(None, model.model_id)) for model in models or ()]
+            self._stock.log_inputs(self._server_id(None, run_id), datasets=datasets, models=read or models)
             return
         try:
             self.tracklayer_refusals.inputs(run, datasets)
@@ -184,6 +192,15 @@ class LogCalls(StoreCalls):
             self._asked(run.state, lambda: self._stock.log_inputs(self._now(run), datasets=datasets, models=models))
 
     # ---------------------------------------------------------------------------------------------- how it is written
+
+    def _with_model(self, told: Any) -> Any:
+        """A metric that goes to the server itself, with the server's id of its model."""
+        model_id = getattr(told, "model_id", None)
+        if type(model_id) is not str or not is_provisional(model_id) or is_own_call():
+            return told
+        changed = copy.copy(told)
+        changed._model_id = self._real(None, model_id)  # noqa: SLF001 - MLflow's entity has no other way
+        return changed
 
     def _describe(self, run: KnownRun, text: str) -> None:
         """Put a description above tracklayer's part of that of a stage run, which is found out on delivery."""
