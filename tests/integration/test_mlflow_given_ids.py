@@ -6,19 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow.pyfunc.model import PythonModel
 
 from harness.line import Line
 from harness.pipeline import PLUGINS
 from harness.process import wait_for
-from tracklayer.provisional import is_provisional
+from tracklayer.provisional import is_provisional, provisional_model_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ from contextlib import nullcontext
 warnings.simplefilter("ignore")
 import mlflow, tracklayer
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelInput, LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from tracklayer import RunContext, TaskRun, WorkflowRun
 
@@ -213,3 +216,96 @@ def test_a_run_that_was_asked_for_in_vain_is_found_once_the_server_is_back(line:
     assert told.pop("first").startswith(("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"))
     assert told == {"get_run": given.run_id, "history": [0.5], "log_metric": None}
     assert line.client.get_run(given.run_id).data.metrics == {"m": 0.5, "late": 1.0}
+
+
+REGISTERS = """
+def version(uri, name):
+    made = mlflow.register_model(uri, name)
+    again = client.get_model_version(name, made.version)
+    return [again.source, again.run_id]  # a database keeps no model_id: it is in the source
+
+name = given["workflow"]
+tell("models:/", lambda: version(f"models:/{M}", name))
+tell("runs:/", lambda: version(f"runs:/{R}/model", name))
+tell("client", lambda: client.create_model_version(name, f"models:/{M}", R, model_id=M).source)
+tell("place", lambda: client.create_model_version(name, given["place"] + "/files", R).source)
+tell("search", lambda: len(client.search_model_versions(f"run_id = '{R}'")))
+tell("versions", lambda: sorted({int(made["version"]) for made in json.loads(
+    client.get_logged_model(M).tags["mlflow.modelVersions"])}))
+"""
+
+MEASURES = """
+with nullcontext() if given["stage"] else mlflow.start_run():
+    tell("metric", lambda: mlflow.log_metric("auc", 0.7, model_id=M))
+    tell("metrics", lambda: mlflow.log_metrics({"f1": 0.6}, model_id=M))
+    tell("own", lambda: client.log_metric(R, "own", 0.5, model_id=M))
+    tell("inputs", lambda: client.log_inputs(R, models=[LoggedModelInput(M)]))
+    told["made"] = client.create_run(client.get_run(R).info.experiment_id).info.run_id
+    tell("outputs", lambda: client.log_outputs(told["made"], [LoggedModelOutput(M, 3)]))
+tell("search", lambda: [model.model_id for model in mlflow.search_logged_models(
+    [client.get_run(R).info.experiment_id], filter_string=f"source_run_id = '{R}'", output_format="list")])
+tell("new", lambda: client.create_logged_model(client.get_run(R).info.experiment_id, "new", source_run_id=R).name)
+"""
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_a_model_is_registered_elsewhere_by_the_ids_that_were_given_out(
+    line: Line, tmp_path: Path, stage: bool
+) -> None:
+    given = Given(line, model=True)
+    real = [f"models:/{given.model_id}", given.run_id]
+    assert given.elsewhere(REGISTERS, stage=stage, folder=tmp_path) == {
+        "models:/": real,
+        "runs:/": real,
+        "client": real[0],
+        "place": f"{line.client.get_run(given.run_id).info.artifact_uri}/files",
+        "search": 4,
+        "versions": [1, 2, 3],
+    }
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_metrics_of_a_model_are_logged_elsewhere_by_the_id_that_was_given_out(
+    line: Line, tmp_path: Path, stage: bool
+) -> None:
+    given = Given(line, model=True)
+    told = given.elsewhere(MEASURES, stage=stage, folder=tmp_path)
+    made = line.client.get_run(told.pop("made"))
+    calls = ("metric", "metrics", "own", "inputs", "outputs")
+    assert told == {**dict.fromkeys(calls), "search": [given.model_id], "new": "new"}
+    (new,) = line.client.search_logged_models([line.experiment_id], filter_string="name = 'new'")
+    assert new.source_run_id == given.run_id
+    run = line.client.get_run(given.run_id)
+    assert run.inputs is not None
+    assert [read.model_id for read in run.inputs.model_inputs] == [given.model_id]
+    assert made.outputs is not None
+    assert [(output.model_id, output.step) for output in made.outputs.model_outputs] == [(given.model_id, 3)]
+    model = line.client.get_logged_model(given.model_id)
+    assert {metric.key: metric.value for metric in model.metrics or ()} == {"m": 0.5, "auc": 0.7, "f1": 0.6, "own": 0.5}
+
+
+@pytest.mark.parametrize("stage", [True, False])
+def test_a_model_that_is_not_there_yet_is_not_registered_and_that_is_said_at_once(
+    line: Line, tmp_path: Path, stage: bool
+) -> None:
+    given = Given(line)
+    code = f'tell("register", lambda: mlflow.register_model("models:/{provisional_model_id()}", given["workflow"]))'
+    begun = time.monotonic()
+    told = given.elsewhere(code, stage=stage, folder=tmp_path)
+    assert time.monotonic() - begun < 100  # MLflow would ask again for minutes
+    assert told["register"].startswith("RESOURCE_DOES_NOT_EXIST"), told
+
+
+def test_a_metric_of_a_dataset_that_is_logged_while_the_server_is_away(line: Line) -> None:
+    dataset: Any = mlflow.data.from_pandas(pd.DataFrame({"delay": [1, 2]}), name="flights")  # type: ignore[attr-defined]
+    line.cut()
+    with line.stage() as stage:
+        mlflow.log_input(dataset, context="training")
+        mlflow.log_metric("auc", 0.9, dataset=dataset)
+        mlflow.log_metrics({"f1": 0.8}, dataset=dataset)
+    line.mend()
+    run = line.client.get_run(line.deliver(stage))
+    assert run.inputs is not None
+    assert [read.dataset.name for read in run.inputs.dataset_inputs] == ["flights"]
+    for key, value in (("auc", 0.9), ("f1", 0.8)):
+        assert run.data.metrics[key] == value
