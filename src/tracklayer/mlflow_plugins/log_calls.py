@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
+from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 from mlflow.utils.async_logging.run_operations import RunOperations
 
@@ -14,6 +16,8 @@ from tracklayer.journal.operations import DeleteTag, Inputs, Linked, Log
 from tracklayer.mlflow_plugins.entities import stored_dataset
 from tracklayer.mlflow_plugins.stages import opening_of, report_failure
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
+from tracklayer.provisional import is_provisional
+from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +40,7 @@ class LogCalls(StoreCalls):
         """Log a metric point."""
         run = self._run_here(run_id)
         if run is None:
-            self._stock.log_metric(self._server_id(None, run_id), metric)
+            self._stock.log_metric(self._server_id(None, run_id), self._with_model(metric))
             return
         try:
             if run.deleted:
@@ -48,7 +52,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a metric to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_metric(run.server_id, metric))
+            self._asked(run.state, lambda: self._stock.log_metric(self._now(run), metric))
 
     def log_param(self, run_id: str, param: Any) -> None:
         """Log a param."""
@@ -67,7 +71,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a param to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_param(run.server_id, param))
+            self._asked(run.state, lambda: self._stock.log_param(self._now(run), param))
 
     def set_tag(self, run_id: str, tag: Any) -> None:
         """Set a tag; a description of the stage run goes above tracklayer's part of it."""
@@ -88,14 +92,17 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a tag to the journal", error)
-            self._asked(run.state, lambda: self._stock.set_tag(run.server_id, tag))
+            self._asked(run.state, lambda: self._stock.set_tag(self._now(run), tag))
 
     def log_batch(self, run_id: str, metrics: Any, params: Any, tags: Sequence[RunTag]) -> None:
         """Log a batch; a description of the stage run goes above tracklayer's part of it."""
         run = self._run_here(run_id)
         if run is None:
             self._stock.log_batch(
-                self._server_id(None, run_id), metrics, params, self._with_server_ids(None, tags) if tags else tags
+                self._server_id(None, run_id),
+                [self._with_model(metric) for metric in metrics] if metrics else metrics,
+                params,
+                self._with_server_ids(None, tags) if tags else tags,
             )
             return
         try:
@@ -117,7 +124,7 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing a batch to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_batch(run.server_id, metrics, params, tags))
+            self._asked(run.state, lambda: self._stock.log_batch(self._now(run), metrics, params, tags))
 
     def log_batch_async(self, run_id: str, metrics: Any, params: Any, tags: Any) -> RunOperations:
         """Log a batch without waiting for the server, which inside a stage nobody does; see MLflow's own."""
@@ -155,7 +162,7 @@ class LogCalls(StoreCalls):
             report_failure("checking a tag", error)
         if key not in run.tags and not run.recorder.away:
             try:
-                self._read(run.state, lambda: self._stock.delete_tag(run.server_id, key))
+                self._read(run.state, lambda: self._stock.delete_tag(self._now(run), key))
             except MlflowException as error:
                 if error.error_code in SAID:
                     raise
@@ -168,7 +175,8 @@ class LogCalls(StoreCalls):
         """Log datasets and models that a run reads."""
         run = self._run_here(run_id)
         if run is None:
-            self._stock.log_inputs(self._server_id(None, run_id), datasets=datasets, models=models)
+            read = [LoggedModelInput(self._real(None, model.model_id)) for model in models or ()]
+            self._stock.log_inputs(self._server_id(None, run_id), datasets=datasets, models=read or models)
             return
         try:
             self.tracklayer_refusals.inputs(run, datasets)
@@ -181,9 +189,18 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("writing inputs to the journal", error)
-            self._asked(run.state, lambda: self._stock.log_inputs(run.server_id, datasets=datasets, models=models))
+            self._asked(run.state, lambda: self._stock.log_inputs(self._now(run), datasets=datasets, models=models))
 
     # ---------------------------------------------------------------------------------------------- how it is written
+
+    def _with_model(self, told: Any) -> Any:
+        """A metric that goes to the server itself, with the server's id of its model."""
+        model_id = getattr(told, "model_id", None)
+        if type(model_id) is not str or not is_provisional(model_id) or is_own_call():
+            return told
+        changed = copy.copy(told)
+        changed._model_id = self._real(None, model_id)  # noqa: SLF001 - MLflow's entity has no other way
+        return changed
 
     def _describe(self, run: KnownRun, text: str) -> None:
         """Put a description above tracklayer's part of that of a stage run, which is found out on delivery."""

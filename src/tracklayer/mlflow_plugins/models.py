@@ -19,12 +19,9 @@ from tracklayer.journal.operations import ChangeModel, CreateModel, Outputs
 from tracklayer.journal.pending import pending_uri
 from tracklayer.mlflow_plugins import callers
 from tracklayer.mlflow_plugins.experiment_calls import ExperimentCalls
-from tracklayer.mlflow_plugins.provisional_ids import found_model
-from tracklayer.mlflow_plugins.stages import guard
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE
 from tracklayer.provisional import is_provisional, provisional_model_id
 from tracklayer.singleton import singleton
-from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -64,7 +61,12 @@ class ModelCalls(ExperimentCalls):
         recorder = None if state is None else state.recorder
         if state is None or recorder is None:
             plain: LoggedModel = self._stock.create_logged_model(
-                experiment_id, name, source_run_id, tags, params, model_type
+                experiment_id,
+                name,
+                source_run_id and self._server_id(None, source_run_id),
+                tags,
+                params,
+                model_type,
             )
             return plain
         from mlflow.utils.name_utils import _generate_random_name
@@ -188,7 +190,8 @@ class ModelCalls(ExperimentCalls):
         state = self._stage()
         recorder = None if state is None else state.recorder
         if recorder is None:
-            self._stock.log_outputs(self._server_id(None, run_id), models)
+            made = [LoggedModelOutput(self._real(None, model.model_id), model.step) for model in models]
+            self._stock.log_outputs(self._server_id(None, run_id), made)
             return
         self._made(recorder, run_id, models)
 
@@ -207,18 +210,6 @@ class ModelCalls(ExperimentCalls):
         state = self._stage()
         recorder = None if state is None else state.recorder
         return state, recorder, None if recorder is None else known_model(model_id, recorder)
-
-    def _real(self, state: StageState | None, model_id: str) -> str:
-        """The server's id of the model, whoever gave out another one; the given id while there is none."""
-        if is_own_call() or not is_provisional(model_id):
-            return model_id
-        with guard("finding the model behind a provisional id"):
-            recorder = None if state is None else state.recorder
-            if recorder is not None and (resolved := recorder.resolve(model_id)) is not None:
-                return resolved
-            if recorder is None or not recorder.away:
-                return found_model(self.tracklayer_uri, model_id) or model_id
-        return model_id
 
 
 def known_model(model_id: str, recorder: Recorder) -> LoggedModel | None:

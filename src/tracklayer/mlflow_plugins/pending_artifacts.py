@@ -85,7 +85,9 @@ class PendingArtifacts(ArtifactRepository):
             return self._delivered, None
         kept = self._kept()
         with guard("finding where artifacts have come to be"):
-            if kept is None or (kept.recorder.resolve(self._owner) is not None and kept.settle()):
+            # What nothing is kept of here may have been delivered by another process, of which only the server knows.
+            elsewhere = kept is not None and not kept.waiting and not kept.recorder.away
+            if kept is None or ((elsewhere or kept.recorder.resolve(self._owner) is not None) and kept.settle()):
                 self._delivered = self._found()
         return self._delivered, kept
 

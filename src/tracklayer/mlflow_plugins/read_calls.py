@@ -42,7 +42,7 @@ class ReadCalls(ExperimentCalls):
         if run.own and (run.recorder.away or _knows_enough()):
             return whole_run(run, lambda: self._place(run))
         try:
-            told = self._read(run.state, lambda: self._stock.get_run(run.server_id))
+            told = self._read(run.state, lambda: self._stock.get_run(self._now(run)))
         except MlflowException as error:
             if error.error_code in REFUSED and not self._is_pending(run):
                 raise
@@ -86,7 +86,7 @@ class ReadCalls(ExperimentCalls):
             return _history(run, metric_key)
         try:
             return self._read(
-                run.state, lambda: self._stock.get_metric_history(run.server_id, metric_key, *arguments, **keywords)
+                run.state, lambda: self._stock.get_metric_history(self._now(run), metric_key, *arguments, **keywords)
             )
         except MlflowException as error:
             if error.error_code in REFUSED and not self._is_pending(run):
@@ -119,7 +119,7 @@ class ReadCalls(ExperimentCalls):
         if run is None:
             self._stock.link_traces_to_run(trace_ids, self._server_id(None, run_id))
         else:
-            self._read(run.state, lambda: self._stock.link_traces_to_run(trace_ids, run.server_id))
+            self._read(run.state, lambda: self._stock.link_traces_to_run(trace_ids, self._now(run)))
 
     # ------------------------------------------------------------------------------------------------ how it is done
 

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from mlflow.tracking import MlflowClient
 
+from tracklayer.exceptions import StoreError
 from tracklayer.journal.operations import Register
+from tracklayer.journal.pending import pending_owner
 from tracklayer.mlflow_plugins import callers, waiting
 from tracklayer.mlflow_plugins.artifacts import is_unreachable
 from tracklayer.mlflow_plugins.kept import refuse_to_ask
 from tracklayer.mlflow_plugins.models import pairs
+from tracklayer.mlflow_plugins.provisional_ids import found_any, is_model, with_ids
 from tracklayer.mlflow_plugins.stages import current_stage, guard, same_store, tracked_in
 from tracklayer.provisional import is_provisional
 from tracklayer.store.calling import is_own_call
@@ -85,13 +90,15 @@ class RegistryCalls:
         recorder = None if stage is None else stage.recorder
 
         def create() -> ModelVersion:
-            place, run, model = source, run_id, model_id
-            if recorder is not None:
-                run = None if run_id is None else real(recorder, run_id)
-                model = None if model_id is None else real(recorder, model_id)
-                place = source if not model_id else source.replace(model_id, model or "")
             version: ModelVersion = self._stock.create_model_version(
-                name, place, run, tags, run_link, description, local_model_path=local_model_path, model_id=model
+                name,
+                self._real_source(recorder, source),
+                None if run_id is None else self._real(recorder, run_id),
+                tags,
+                run_link,
+                description,
+                local_model_path=local_model_path,
+                model_id=None if model_id is None else self._real(recorder, model_id),
             )
             return version
 
@@ -102,6 +109,16 @@ class RegistryCalls:
         if name in self.tracklayer_later and callers.logs_model():
             return later()
         return self._now_or_later(f"A version of the registered model {name}", create, later)
+
+    def search_model_versions(self, filter_string: str | None = None, *arguments: Any, **keywords: Any) -> Any:
+        """Search versions. Provisional ids in the filter are those of the runs and models that were given out by them."""
+        told = filter_string
+        if type(filter_string) is str:
+            with guard("finding what provisional ids in a filter mean"):
+                stage = self._stage()
+                recorder = None if stage is None else stage.recorder
+                told = with_ids(filter_string, lambda identifier: self._found(recorder, identifier) or identifier)
+        return self._stock.search_model_versions(told, *arguments, **keywords)
 
     def _await_model_version_creation(self, mv: ModelVersion, await_creation_for: float) -> None:
         if mv.version is not None:
@@ -134,6 +151,64 @@ class RegistryCalls:
                 return stage
         return None
 
+    def _real(self, recorder: Recorder | None, identifier: str) -> str:
+        """The server's id of a run or model; it may be another process that was given out this one.
+
+        Raises:
+            MlflowException: it is not there yet, or the server does not say.
+        """
+        if not is_provisional(identifier) or is_own_call():
+            return identifier
+        try:
+            found = self._found(recorder, identifier)
+        except StoreError:
+            if recorder is not None:
+                refuse_to_ask(f"What the server calls {identifier}")
+            MlflowClient(self.tracklayer_tracking_uri).search_experiments(max_results=1)  # it waits for its server
+            found = self._found(recorder, identifier)
+        if found is None:
+            if recorder is not None and recorder.away:
+                refuse_to_ask(f"What the server calls {identifier}")
+            raise MlflowException(
+                f"Nothing is there yet that was given out as {identifier} while the tracking server was away. It is "
+                "created when that is delivered: see `tracklayer doctor` on the machine that logged it.",
+                RESOURCE_DOES_NOT_EXIST,
+            )
+        return found
+
+    def _found(self, recorder: Recorder | None, identifier: str) -> str | None:
+        """The server's id of a run or model, from this process's memory or the server's; None if neither has it.
+
+        Raises:
+            StoreError: the server cannot be reached.
+        """
+        known = None if recorder is None else recorder.resolve(identifier)
+        if known is not None or is_own_call() or (recorder is not None and recorder.away):
+            return known
+        return found_any(self.tracklayer_tracking_uri, identifier)
+
+    def _real_source(self, recorder: Recorder | None, source: str) -> str:
+        """Where a model is, under the server's ids: MLflow takes the model's id from there.
+
+        Elsewhere than in these forms, what looks like a provisional id is a name or a hash of the user's.
+        """
+        if is_own_call():
+            return source
+        owner = pending_owner(source)
+        if owner is None:
+            if not source.startswith(("models:/", "runs:/")):
+                return source
+            runs = source.startswith("runs:/")
+            return with_ids(source, lambda told: self._real(recorder, told) if runs or is_model(told) else told)
+        client = MlflowClient(self.tracklayer_tracking_uri)
+        identifier = self._real(recorder, owner[0])
+        place = (
+            client.get_logged_model(identifier).artifact_location
+            if is_model(identifier)
+            else client.get_run(identifier).info.artifact_uri
+        )
+        return f"{str(place).rstrip('/')}/{owner[1]}".rstrip("/")
+
     def _now_or_later(self, what: str, action: Callable[[], T], later: Callable[[], T]) -> T:
         """Ask the registry, which has then all that was logged before; where it is away, do it on delivery.
 
@@ -164,17 +239,3 @@ def remembered(recorder: Recorder | None, name: str, model_id: str | None, tags:
     now = time.time_ns() // 1_000_000
     number: Any = None
     return ModelVersion(name, number, now, now, source=f"models:/{model_id}", model_id=model_id)
-
-
-def real(recorder: Recorder, identifier: str) -> str:
-    """The server's id of a run or model.
-
-    Raises:
-        MlflowException: it is not there yet.
-    """
-    if not is_provisional(identifier):
-        return identifier
-    found: str | None = recorder.resolve(identifier)
-    if found is None:
-        refuse_to_ask(f"What the server calls {identifier}")
-    return found

@@ -90,7 +90,7 @@ class RunCalls(LogCalls, ExperimentCalls):
             if status is not None and status not in WRITTEN:
                 info = self._read(
                     run.state,
-                    lambda: self._stock.update_run_info(run.server_id, run_status, end_time, run_name),
+                    lambda: self._stock.update_run_info(self._now(run), run_status, end_time, run_name),
                 )
                 return info
             self._change(run, status, end_time, run_name)
@@ -108,7 +108,7 @@ class RunCalls(LogCalls, ExperimentCalls):
         if run is None:
             self._stock.delete_run(self._server_id(None, run_id))
             return
-        self._read(run.state, lambda: self._stock.delete_run(run.server_id))
+        self._read(run.state, lambda: self._stock.delete_run(self._now(run)))
         run.deleted = True
         run.state.children.pop(run.run_id, None)
 
@@ -118,7 +118,7 @@ class RunCalls(LogCalls, ExperimentCalls):
         if run is None:
             self._stock.restore_run(self._server_id(None, run_id))
             return
-        self._read(run.state, lambda: self._stock.restore_run(run.server_id))
+        self._read(run.state, lambda: self._stock.restore_run(self._now(run)))
         run.deleted = False
 
     # ------------------------------------------------------------------------------------------------ how it is done
@@ -249,7 +249,7 @@ class RunCalls(LogCalls, ExperimentCalls):
     def _is_claimed(self, run: KnownRun) -> bool:
         """Whether another process took the stage run for its own; unknown while the server is away."""
         try:
-            entity = self._read(run.state, lambda: self._stock.get_run(run.server_id))
+            entity = self._read(run.state, lambda: self._stock.get_run(self._now(run)))
         except MlflowException:
             return False
         run.deleted = entity.info.lifecycle_stage != "active"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,7 +13,7 @@ from tracklayer.identity import PARENT_TAG
 from tracklayer.journal.pending import pending_uri
 from tracklayer.mlflow_plugins import waiting
 from tracklayer.mlflow_plugins.known_runs import KnownRun, known_run, known_under_another_id, remember, remember_as
-from tracklayer.mlflow_plugins.provisional_ids import found_run
+from tracklayer.mlflow_plugins.provisional_ids import found_model, found_run, is_model, with_ids
 from tracklayer.mlflow_plugins.refusals import Refusals
 from tracklayer.mlflow_plugins.stages import (
     StageState,
@@ -45,8 +44,6 @@ UNANSWERED: Final = 5.0
 """Seconds for which a server that did not answer is not waited for again."""
 
 NOT_THERE: Final = "RESOURCE_DOES_NOT_EXIST"
-
-_ID = re.compile(r"(?<![0-9a-zA-Z-])(?:m-)?[0-9a-f]{12}8[0-9a-f]{19}(?![0-9a-f])")
 
 
 class StoreCalls:
@@ -123,7 +120,9 @@ class StoreCalls:
         except MlflowException as error:
             if error.error_code == NOT_THERE and not is_provisional(server):
                 raise
-        return remember(_run_from_before(state, run_id, entity))
+        # By the server's id, if it has one: the journal of this process never met the id that was given out elsewhere.
+        found = remember(_run_from_before(state, server, entity))
+        return found if server == run_id else remember_as(found, run_id)
 
     def _server_id(self, state: StageState | None, run_id: str) -> str:
         """The server's id of a run; the given one if there is none, or if it is none of ours."""
@@ -137,6 +136,18 @@ class StoreCalls:
                 resolved = self._looked_up(state, run_id)
         return resolved or run_id
 
+    def _now(self, run: KnownRun) -> str:
+        """The server's id of a run that is asked for now; the local one while there is none.
+
+        A run that was met while the server was away, and that another process delivers, is looked for each time.
+        """
+        known = run.server_id
+        if is_provisional(known):
+            known = self._server_id(run.state, known)
+            if known != run.run_id and run.state.stage.is_open:
+                remember_as(run, known)
+        return known
+
     def _looked_up(self, state: StageState | None, run_id: str) -> str | None:
         try:
             return found_run(self.tracklayer_uri, run_id)
@@ -146,6 +157,18 @@ class StoreCalls:
             self._stock.search_experiments(max_results=1)  # as long as MLflow waits for its server, so do we
             return found_run(self.tracklayer_uri, run_id)
 
+    def _real(self, state: StageState | None, model_id: str) -> str:
+        """The server's id of the model, whoever gave out another one; the given id while there is none."""
+        if is_own_call() or not is_provisional(model_id):
+            return model_id
+        with guard("finding the model behind a provisional id"):
+            recorder = None if state is None else state.recorder
+            if recorder is not None and (resolved := recorder.resolve(model_id)) is not None:
+                return resolved
+            if recorder is None or not recorder.away:
+                return found_model(self.tracklayer_uri, model_id) or model_id
+        return model_id
+
     def _with_server_ids(self, state: StageState | None, tags: Sequence[RunTag]) -> list[RunTag]:
         """Tags with the server's id of the parent, where that was given out before it existed."""
         return [RunTag(tag.key, self._server_id(state, tag.value)) if tag.key == PARENT_TAG else tag for tag in tags]
@@ -154,7 +177,7 @@ class StoreCalls:
         """`text` (a filter) with the server's ids in place of provisional ones."""
         if not text or type(text) is not str:
             return text
-        return _ID.sub(lambda found: self._server_id(state, found[0]), text)
+        return with_ids(text, lambda told: (self._real if is_model(told) else self._server_id)(state, told))
 
     # ------------------------------------------------------------------------------------------ asking the server
 
@@ -191,9 +214,9 @@ class StoreCalls:
         if not run.artifact_uri:
             named = run.recorder.named(run.run_id)
             run.artifact_uri = named.artifact_uri if named is not None else ""
-        if not run.artifact_uri and not run.recorder.away and not is_provisional(run.server_id):
+        if not run.artifact_uri and not run.recorder.away and not is_provisional(server := self._now(run)):
             with guard("finding the artifacts of a run"):
-                run.artifact_uri = self._asked(run.state, lambda: self._stock.get_run(run.server_id)).info.artifact_uri
+                run.artifact_uri = self._asked(run.state, lambda: self._stock.get_run(server)).info.artifact_uri
         return run.artifact_uri or pending_uri(run.run_id)
 
 
