@@ -120,8 +120,9 @@ def test_rows_are_appended_once_where_answers_are_lost(line: Line, table: Callab
         line.proxy.fault(lose_what_is_stored, ARTIFACTS[:-1], times=4)
         line.mend()
     run_id = line.deliver(stage)
-    assert stage.recorder is not None
-    wait_for(lambda: stage.recorder.flush() and not stage.recorder.waits(run_id), 60, "delivery")
+    recorder = stage.recorder
+    assert recorder is not None
+    wait_for(lambda: recorder.flush() and not recorder.waits(run_id), 60, "delivery")
     assert table(run_id)["data"] == [[1], [2], [2]]
 
 
