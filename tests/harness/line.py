@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,12 +77,6 @@ class Line:
         """An artifact of a run, downloaded to a folder."""
         folder.mkdir(exist_ok=True)
         return Path(self.client.download_artifacts(run_id, path, str(folder))).read_text()
-
-    def put(self, run_id: str, path: str, content: bytes) -> None:
-        """Store an artifact of a run as somebody else would, past the proxy and MLflow's client in this process."""
-        place = f"{ARTIFACTS}{self.experiment_id}/{run_id}/artifacts/{path}"
-        request = urllib.request.Request(self.server.uri + place, content, method="PUT")
-        urllib.request.urlopen(request).close()
 
     def models(self, run_id: str) -> list[LoggedModel]:
         """The models that a run made."""

@@ -193,21 +193,6 @@ def test_a_parquet_table(line: Line, tmp_path: Path) -> None:
     assert len(found) == 3
 
 
-def test_rows_for_what_is_no_table_any_more_are_stored_beside_it(
-    line: Line, table: Callable[..., dict[str, Any]]
-) -> None:
-    with line.stage() as stage:
-        mlflow.log_text("there", "there.txt")
-        line.cut()
-        mlflow.log_table({"a": [1]}, "t.json")
-        line.put(stage.run_id or "", "t.json", b'{"other": 1}')
-        line.mend()
-    run_id = line.deliver(stage)
-    assert table(run_id) == {"other": 1}
-    (beside,) = [path for path in line.paths(run_id) if path.startswith("t.rows-")]
-    assert table(run_id, beside)["data"] == [[1]]
-
-
 def test_a_table_for_which_there_is_no_room_does_not_replace_what_is_there(
     line: Line, table: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
