@@ -101,6 +101,30 @@ def test_what_is_kept_can_be_read_where_it_is_kept(line: Line, tmp_path: Path) -
         mlflow.log_table({"a": [2]}, "table.json")  # reads what there is before
 
 
+def test_copies_are_read_where_the_server_is_lost_between(line: Line) -> None:
+    with line.stage() as stage:
+        mlflow.log_text("one", "one.txt")
+        line.cut()
+        mlflow.log_metric("auc", 0.9)
+        mlflow.log_dict({"a": 1}, "d.json")
+        mlflow.log_text("two", "notes/two.txt")
+        with within(15):
+            assert mlflow.artifacts.load_dict(f"runs:/{stage.run_id}/d.json") == {"a": 1}
+            assert mlflow.artifacts.load_text(f"runs:/{stage.run_id}/notes/two.txt") == "two"
+
+
+def test_images_that_are_logged_in_the_background_are_all_delivered(line: Line) -> None:
+    with line.stage() as stage:
+        mlflow.log_param("a", 1)
+        line.cut()
+        for step in range(30):
+            mlflow.log_image(np.zeros((4, 4, 3), dtype="uint8"), key="picture", step=step, synchronous=False)
+        mlflow.flush_artifact_async_logging()
+        line.mend()
+    paths = line.paths(line.deliver(stage))
+    assert len([path for path in paths if path.endswith(".png")]) == 30
+
+
 def test_a_place_that_was_given_out_leads_to_the_artifacts_later(line: Line) -> None:
     line.cut()
     with line.stage() as stage:

@@ -12,6 +12,7 @@ module          what it is
 `segments`      the pieces of a journal, in files or in memory, and how they are read
 `chain`         the pieces one behind the other, as they are written, and what happens when the disk does not take more
 `files`         copies of artifacts that are still to be uploaded
+`tables`        rows that are appended to a table when it can be read
 `progress`      how far a journal is delivered, and what the server called the runs in it
 `refusals`      values that the server refused for good
 `disk`          files that are written whole or not at all, and synced where that is asked

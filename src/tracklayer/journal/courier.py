@@ -48,6 +48,7 @@ from tracklayer.journal.operations import (
 )
 from tracklayer.journal.pending import names_ids, with_real_ids
 from tracklayer.journal.progress import TWICE
+from tracklayer.journal.tables import append_rows
 from tracklayer.linking import find_producer, link_tags
 from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional
 from tracklayer.store import Run
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from tracklayer.journal.progress import Progress
     from tracklayer.opening import Opened
     from tracklayer.settings import Settings
-    from tracklayer.store import Dataset, LoggedModel, Metric
+    from tracklayer.store import Dataset, Metric
     from tracklayer.store.delivery import Refusal
 
 log = logging.getLogger("tracklayer")
@@ -344,9 +345,12 @@ class Courier:
         content: bytes | Path = path
         if names_ids(operation.path):
             content = with_real_ids(path.read_bytes(), self._real)
-        self._backend.store.log_artifact(owner, operation.path, content)
+        if operation.known is None:
+            self._backend.store.log_artifact(owner, operation.path, content)
+        else:
+            append_rows(self._backend.store, owner, operation, path.read_bytes(), self._journal.progress)
 
-    def _owner(self, local: str) -> Run | LoggedModel:
+    def _owner(self, local: str) -> Run:
         """Whatever has artifacts, as far as storing them needs it."""
         if local.startswith("m-"):
             model = self._ids.model(local)

@@ -157,11 +157,16 @@ class Artifact(msgspec.Struct, frozen=True, array_like=True, tag="artifact"):
         owner: local id of the run or model.
         path: relative, with ``/`` between its parts.
         file: name of the copy in the journal's own folder of files.
+        known: None for a file that is stored as it is. For a table, how many of its first rows were there before: the
+            others are appended to what the table holds when this is delivered.
+        tried: True if the whole of the table was sent before, and nobody knows whether it has arrived.
     """
 
     owner: str
     path: str
     file: str
+    known: int | None = None
+    tried: bool = False
 
 
 class Linked(msgspec.Struct, frozen=True, array_like=True, tag="linked"):

@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.failures import JournalError
-from tracklayer.mlflow_plugins import waiting
-from tracklayer.mlflow_plugins.kept import Kept, kept_of, owner_of, refuse_to_ask
+from tracklayer.mlflow_plugins import tables, waiting
+from tracklayer.mlflow_plugins.kept import Kept, kept_of, no_room, owner_of, refuse_to_ask
 from tracklayer.mlflow_plugins.stages import guard
 from tracklayer.store.calling import is_own_call
 
@@ -75,9 +75,24 @@ class ArtifactCalls:
         """The artifacts at `path`; while they cannot be asked for, those that are kept here."""
         kept = self._kept()
         if kept is not None and not self._readable(kept):
-            return listed(kept, self._below(path)) or self._not_readable()
-        found: list[FileInfo] = self._asked(kept, lambda: self._stock.list_artifacts(path))
+            tables.told(in_part=True)
+            return listed(kept, self._below(path)) or self._none_kept(kept, path)
+        tables.told(in_part=False, owner=(owner_of(self.artifact_uri) or (None,))[0])
+        try:
+            found: list[FileInfo] = self._asked(kept, lambda: self._stock.list_artifacts(path))
+        except Exception as error:
+            if kept is None or not tables.being_logged() or not is_unreachable(error, credentials=self._by_server):
+                raise
+            self._failed(kept, error)
+            tables.told(in_part=True)
+            return listed(kept, self._below(path))
         return found
+
+    def _none_kept(self, kept: Kept, path: str | None) -> list[FileInfo]:
+        """What is told where nothing is kept below `path` and nothing can be asked for: nothing, if that is right."""
+        if path and kept.has(self._below(path)):
+            return []  # of a file; MLflow asks for that before it reads one
+        return [] if tables.being_logged() else self._not_readable()
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         kept = self._kept()
@@ -99,24 +114,32 @@ class ArtifactCalls:
     def _store(self, kept: Kept, files: Files, upload: Callable[[], None]) -> None:
         """Store files at once, or keep them where that cannot be done; raise what MLflow does where neither can."""
         failure: Exception | None = None
-        if kept.direct(by_server=self._by_server):
+        in_part = any(
+            tables.in_part(self._below(path)) for _, path in files
+        )  # sent as it is, it would replace what nobody could read
+        if not in_part and kept.direct(by_server=self._by_server):
             try:
                 upload()
             except Exception as error:
                 if not is_unreachable(error, credentials=self._by_server):
                     raise
                 failure = error
-                kept.failed()
-                if self._by_server and not is_answer(error):
-                    kept.recorder.unanswered()  # the first wait of an outage is the last one
+                self._failed(kept, error)
             else:
                 return
         try:
-            kept.add([(file, self._below(path)) for file, path in files])
-        except (JournalError, OSError):
+            kept.add([(file, self._below(path)) for file, path in files], tried=failure is not None)
+        except (JournalError, OSError) as error:
             if failure is not None:
                 raise failure from None
+            if in_part:
+                no_room(error)
             upload()
+
+    def _failed(self, kept: Kept, error: Exception) -> None:
+        kept.failed()
+        if self._by_server and not is_answer(error):
+            kept.recorder.unanswered()  # the first wait of an outage is the last one
 
     @property
     def _by_server(self) -> bool:

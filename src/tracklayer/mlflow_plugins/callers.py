@@ -7,6 +7,7 @@ Where MLflow has moved them, nothing is found, and the call counts as one of a c
 
 from __future__ import annotations
 
+import posixpath
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -55,6 +56,35 @@ def start_run() -> StartRun | None:
                 experiment_given=told["experiment_id"] is not None,
                 name=told["run_name"],
                 tags=frozenset({str(name) for name in tags} | note),
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogTable:
+    """A call of ``log_table``, which reads the table that is there, appends to it, and stores the whole.
+
+    Attributes:
+        path: of the table among the artifacts.
+        read: how many rows it has read, so far.
+        begins: True until it has been told which artifacts there are.
+    """
+
+    path: str
+    read: int
+    begins: bool
+
+
+def log_table() -> LogTable | None:
+    """The call of ``MlflowClient.log_table`` in which this code runs; None if there is none."""
+    for frame in _frames():
+        if _is(frame, "mlflow.tracking.client", "log_table"):
+            told = frame.f_locals
+            before = told.get("existing_predictions")
+            return LogTable(
+                path=posixpath.normpath(str(told["artifact_file"])),
+                read=0 if before is None else len(before),
+                begins="artifacts" not in told,
             )
     return None
 

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tracklayer.journal.operations import Artifact
+from tracklayer.mlflow_plugins import tables
 from tracklayer.mlflow_plugins.stages import current_stage, state_of_run, states, tracked_in
 from tracklayer.provisional import is_provisional
 from tracklayer.singleton import singleton
@@ -66,18 +67,23 @@ class Kept:
         """True if something of it may not be delivered yet."""
         return bool(self._copies)
 
-    def add(self, files: Sequence[tuple[Path, str]]) -> None:
+    def add(self, files: Sequence[tuple[Path, str]], *, tried: bool = False) -> None:
         """Copy files aside, to be delivered.
 
         Args:
             files: pairs of a file and its path among the artifacts.
+            tried: True if they were sent, and nobody knows whether they have arrived.
 
         Raises:
             OSError: a file cannot be read, or there is no room for its copy.
         """
         for source, path in files:
             name = self.recorder.keep(source)
-            self.recorder.append(Artifact(owner=self.owner, path=path, file=name))
+            known = tables.rows_before(path)
+            # `tried` means something for a table only: whatever else was sent before is replaced by itself.
+            self.recorder.append(
+                Artifact(owner=self.owner, path=path, file=name, known=known, tried=tried and known is not None)
+            )
             self._copies[path] = name
 
     def settle(self) -> bool:
@@ -127,6 +133,10 @@ class Kept:
             if file is not None:
                 yield name, file
 
+    def has(self, path: str) -> bool:
+        """True if a file of exactly this path is still here."""
+        return any(name == path for name, _ in self.copies(path))
+
     def _file(self, name: str) -> Path | None:
         """The copy of this name; None if it is delivered."""
         try:
@@ -161,6 +171,21 @@ def refuse_to_ask(what: str) -> NoReturn:
         "this machine and delivered later.",
         error_code=TEMPORARILY_UNAVAILABLE,
     )
+
+
+def no_room(error: Exception) -> NoReturn:
+    """Raise what the user is told where an artifact can neither be stored nor kept.
+
+    Raises:
+        MlflowException: with the error code ``RESOURCE_EXHAUSTED``.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_EXHAUSTED
+
+    raise MlflowException(
+        f"The tracking server does not answer, and there is no room to keep an artifact until it does: {error}",
+        error_code=RESOURCE_EXHAUSTED,
+    ) from error
 
 
 def kept_of(owner: str, tracking_uri: str | None) -> Kept | None:

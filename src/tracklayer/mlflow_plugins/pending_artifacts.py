@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_EXHAUSTED
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 
 from tracklayer.journal.failures import JournalError
 from tracklayer.journal.pending import pending_owner
+from tracklayer.mlflow_plugins import tables
 from tracklayer.mlflow_plugins.artifacts import files_of, joined, listed
-from tracklayer.mlflow_plugins.kept import Kept, kept_of, refuse_to_ask
+from tracklayer.mlflow_plugins.kept import Kept, kept_of, no_room, refuse_to_ask
 from tracklayer.mlflow_plugins.stages import guard
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class PendingArtifacts(ArtifactRepository):
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Store a file, or keep it until it can be stored."""
         repository, kept = self._places()
-        if repository is not None:
+        path = joined(self._root, joined(artifact_path, Path(local_file).name))
+        if repository is not None and not tables.in_part(path):  # else its rows are kept, to be appended
             repository.log_artifact(local_file, artifact_path)
             return
         verify_artifact_path(artifact_path)
-        path = joined(artifact_path, Path(local_file).name)
-        self._keep(kept, [(Path(local_file), joined(self._root, path))])
+        self._keep(self._kept() if kept is None else kept, [(Path(local_file), path)])
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
         """Store the files of a folder, or keep them until they can be stored."""
@@ -61,6 +61,7 @@ class PendingArtifacts(ArtifactRepository):
         repository, kept = self._places()
         if repository is not None:
             return repository.list_artifacts(path)
+        tables.told(in_part=True)
         return [] if kept is None else listed(kept, joined(self._root, path or ""))
 
     def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
@@ -131,7 +132,4 @@ class PendingArtifacts(ArtifactRepository):
         try:
             kept.add(files)
         except (JournalError, OSError) as error:
-            raise MlflowException(
-                f"The tracking server does not answer, and there is no room to keep an artifact until it does: {error}",
-                error_code=RESOURCE_EXHAUSTED,
-            ) from error
+            no_room(error)

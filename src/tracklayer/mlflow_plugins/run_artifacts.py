@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from tracklayer.mlflow_plugins import tables
+from tracklayer.mlflow_plugins.artifacts import is_unreachable
 from tracklayer.mlflow_plugins.models import known_model_of
 from tracklayer.mlflow_plugins.stages import guard
 from tracklayer.store.calling import is_own_call
@@ -35,5 +38,11 @@ class RunArtifactCalls:
             model = known_model_of(ids, name)
             if model is not None:
                 return get_artifact_repository(model.model_uri, self.tracking_uri, self.registry_uri)
-        found: Any = super()._get_logged_model_artifact_repo(ids[-1], name)  # type: ignore[misc]  # the stock class
+        try:
+            found: Any = super()._get_logged_model_artifact_repo(ids[-1], name)  # type: ignore[misc]  # the stock class
+        except MlflowException as error:
+            if is_own_call() or not tables.being_logged() or not is_unreachable(error, credentials=True):
+                raise
+            tables.told(in_part=True)  # a table in a folder may be begun all the same
+            return None
         return found  # type: ignore[no-any-return]

@@ -196,6 +196,9 @@ class Store(Protocol):
     def log_artifact(self, owner: Run | LoggedModel, path: str, content: bytes | Path) -> None:
         """Store `content`, or that of a local file, at `path` (relative, ``/`` between parts) among the artifacts."""
 
+    def has_artifact(self, run: Run, path: str) -> bool:
+        """Whether there is a file at `path` among the artifacts, as their storage lists them."""
+
     def read_artifact(self, run: Run, path: str) -> bytes:
         """The content of one artifact. Raises NotFound."""
 

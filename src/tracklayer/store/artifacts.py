@@ -122,6 +122,17 @@ def upload(artifact_uri: str, path: str, content: bytes | Path) -> None:
         _with_library(artifact_uri, lambda repository: repository.log_artifact(str(local), above))
 
 
+def exists(artifact_uri: str, path: str) -> bool:
+    """Whether a file is listed at any URI that the mlflow library knows.
+
+    Raises:
+        StoreError: mlflow, or what it needs for this scheme, is not installed, or the storage failed.
+    """
+    above = checked(path).rpartition("/")[0] or None
+    listed = _with_library(artifact_uri, lambda repository: repository.list_artifacts(above))
+    return any(file.path == path and not file.is_dir for file in listed)
+
+
 def download(artifact_uri: str, path: str) -> bytes:
     """Read an artifact from any URI that the mlflow library knows.
 

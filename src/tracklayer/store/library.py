@@ -229,6 +229,12 @@ class LibraryStore:
         else:
             artifacts.upload(owner.artifact_uri, path, content)
 
+    def has_artifact(self, run: Run, path: str) -> bool:
+        """Whether there is a file at `path` among the artifacts, as their storage lists them."""
+        if (folder := artifacts.folder(run.artifact_uri)) is not None:
+            return (folder / artifacts.checked(path)).is_file()
+        return artifacts.exists(run.artifact_uri, path)
+
     def read_artifact(self, run: Run, path: str) -> bytes:
         """The content of one artifact. Raises NotFound."""
         if (folder := artifacts.folder(run.artifact_uri)) is not None:

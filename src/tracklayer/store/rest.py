@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tracklayer.exceptions import AlreadyExists, NotFound, Refused, SettingsError, StoreError, StoreUnavailable
 from tracklayer.store import Dataset, Experiment, LoggedModel, Metric, Run, artifacts, wire
@@ -278,6 +279,26 @@ class RestStore:
             artifacts.write(folder, path, content, here=is_loopback(self._endpoint.host))
         else:
             artifacts.upload(owner.artifact_uri, path, content)
+
+    def has_artifact(self, run: Run, path: str) -> bool:
+        """Whether there is a file at `path` among the artifacts, as their storage lists them."""
+        artifacts.checked(path)
+        if (served := self._served(run.artifact_uri)) is not None:
+            # Not by reading it: of what is not there, some storages make the server answer 500.
+            above, _, name = path.rpartition("/")
+            place = "/".join(part for part in (unquote(served).removeprefix(ARTIFACTS), above) if part)
+            answer = self._transport.send(
+                "GET",
+                ARTIFACTS.rstrip("/"),
+                what=f"look for the artifact {path}",
+                repeat=True,
+                read=_reader(wire.FilesAnswer),
+                query={"path": place},
+            )
+            return any(posixpath.basename(file.path) == name and not file.is_dir for file in answer.files)
+        if (folder := artifacts.folder(run.artifact_uri)) is not None:
+            return (folder / path).is_file()
+        return artifacts.exists(run.artifact_uri, path)
 
     def read_artifact(self, run: Run, path: str) -> bytes:
         """The content of one artifact. Raises NotFound."""

@@ -144,6 +144,19 @@ class ExperimentWire(msgspec.Struct):
         )
 
 
+class FileWire(msgspec.Struct):
+    """An artifact in a folder, by its name there."""
+
+    path: str
+    is_dir: bool = False
+
+
+class FilesAnswer(msgspec.Struct):
+    """What is in a folder of artifacts."""
+
+    files: list[FileWire] = []
+
+
 class ExperimentAnswer(msgspec.Struct):
     """Answer with one experiment."""
 
