@@ -104,6 +104,21 @@ def test_rows_that_others_append_meanwhile_stay(line: Line, table: Callable[...,
     assert table(line.deliver(stage))["data"] == [[1], [9], [2], [3]]
 
 
+def test_rows_for_what_is_no_table_are_stored_beside_it(
+    line: Line, table: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    with line.stage() as stage:
+        mlflow.log_text("words", "t.json")
+        line.cut()
+        mlflow.log_metric("auc", 0.9)
+        mlflow.log_table({"a": [3]}, "t.json")
+    line.mend()
+    run_id = line.deliver(stage)
+    assert line.text(run_id, "t.json", tmp_path / "words") == "words"
+    (beside,) = [file.path for file in line.client.list_artifacts(run_id) if file.path.startswith("t.rows-")]
+    assert table(run_id, beside)["data"] == [[3]]
+
+
 def test_rows_are_appended_once_where_answers_are_lost(line: Line, table: Callable[..., dict[str, Any]]) -> None:
     def lose_what_is_stored(handler: Any) -> Any:
         answer = handler.forwarded()
