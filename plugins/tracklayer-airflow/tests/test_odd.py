@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.store import Run
 
-pytestmark = pytest.mark.slow
+# Before Airflow 3.3 dag.test() takes ten times as long.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 
 DAGS = Path(__file__).parent / "dags_odd"
 IDS = ("odd", "odd_classes", "odd_native", "odd_observed")
@@ -33,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
 
 @pytest.fixture(scope="module")
 def stories(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, Story]:
-    told = home.test(*IDS, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri})
+    told = home.test(*IDS, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}, seconds=1_200)
     flush(mlflow_server.uri, journal=home.folder / "journal")
     (home.folder / "tracked.log").write_text(home.log)
     return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in IDS}
@@ -41,7 +42,7 @@ def stories(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, Story]:
 
 @pytest.fixture(scope="module")
 def untracked(home: AirflowHome, stories: dict[str, Story]) -> dict[str, Any]:  # one after the other in this home
-    return home.test("odd_untracked", "odd_untracked_classes", environ={"TRACKLAYER_ENABLED": "false"})
+    return home.test("odd_untracked", "odd_untracked_classes", environ={"TRACKLAYER_ENABLED": "false"}, seconds=1_200)
 
 
 @pytest.fixture(scope="module")

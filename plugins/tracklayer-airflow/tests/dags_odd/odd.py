@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from airflow.providers.common.compat.sdk import AirflowSkipException  # 3.1 has it elsewhere
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import DAG, BaseOperator, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 import tracklayer
 from tracklayer_airflow import Tracked, tracked
