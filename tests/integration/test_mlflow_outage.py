@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from harness.pipeline import Pipeline
 from harness.proxy import HTML
+from tracklayer.journal.recorder import Recorder
 from tracklayer.provisional import is_provisional, provisional_id
 
 if TYPE_CHECKING:
@@ -108,6 +109,21 @@ def test_what_is_logged_while_the_server_is_away_is_there_in_the_end(away: tuple
     assert told.data.tags["team"] == "risk"
     assert "gone" not in told.data.tags
     assert len(pipeline.all_runs()) == 1
+
+
+def test_a_tag_that_the_server_does_not_have_yet_is_taken_away(
+    away: tuple[Pipeline, RecordingProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine waiting for what was logged before may end before the server has it."""
+    pipeline, proxy = away
+    with pipeline.stage() as stage:
+        delivered(stage)
+        proxy.answer(503, b"busy", path="runs/log-batch")
+        stage.set_tag("gone", "soon")
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "flush", lambda *_: False)
+            mlflow.delete_tag("gone")
+    assert "gone" not in pipeline.run(stage.run_id).data.tags
 
 
 @pytest.mark.parametrize("how", ["gone", "failing", "lost answer", "login page"])

@@ -160,9 +160,10 @@ class LogCalls(StoreCalls):
             raise
         except Exception as error:
             report_failure("checking a tag", error)
-        if key not in run.tags and not run.recorder.away:
+        # A server that does not have yet what was logged before would say that there is no such tag.
+        if key not in run.tags and not run.recorder.away and self._flushed(run.state):
             try:
-                self._read(run.state, lambda: self._stock.delete_tag(self._now(run), key))
+                self._asked(run.state, lambda: self._stock.delete_tag(self._now(run), key))
             except MlflowException as error:
                 if error.error_code in SAID:
                     raise

@@ -203,11 +203,14 @@ class StoreCalls:
         self._flushed(state)
         return self._asked(state, action)
 
-    def _flushed(self, state: StageState | None) -> None:
-        """Let the server have what was logged before, if it is there."""
-        if state is not None and state.recorder is not None and not is_away(state):
-            with guard("sending what was logged"):
-                state.recorder.flush()
+    def _flushed(self, state: StageState | None) -> bool:
+        """Let the server have what was logged before, if it is there; False if it does not have all of it."""
+        if state is None or state.recorder is None:
+            return True
+        sent = False
+        with guard("sending what was logged"):
+            sent = state.recorder.flush(0 if is_away(state) else None)
+        return sent
 
     def _place(self, run: KnownRun) -> str:
         """Where the artifacts of a run are: as it was told, else asked for once; or where they wait for the server."""
