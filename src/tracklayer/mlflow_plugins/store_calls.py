@@ -22,6 +22,7 @@ from tracklayer.mlflow_plugins.stages import (
     guard,
     opening_of,
     other_ids,
+    report_failure,
     state_of,
     state_of_run,
     tracked_in,
@@ -207,10 +208,11 @@ class StoreCalls:
         """Let the server have what was logged before, if it is there; False if it does not have all of it."""
         if state is None or state.recorder is None:
             return True
-        sent = False
-        with guard("sending what was logged"):
-            sent = state.recorder.flush(0 if is_away(state) else None)
-        return sent
+        try:
+            return state.recorder.flush(0 if is_away(state) else None)
+        except Exception as error:
+            report_failure("sending what was logged", error)
+            return False
 
     def _place(self, run: KnownRun) -> str:
         """Where the artifacts of a run are: as it was told, else asked for once; or where they wait for the server."""
