@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -33,7 +34,10 @@ class _Decorated:
     names: frozenset[str]
 
 
-_decorated: WeakKeyDictionary[Callable[..., Any], _Decorated] = WeakKeyDictionary()
+@lru_cache(maxsize=1)
+def _decorated() -> WeakKeyDictionary[Callable[..., Any], _Decorated]:
+    """The functions that were decorated in this process, for as long as they are there."""
+    return WeakKeyDictionary()
 
 
 def remember(function: Callable[..., Any], *by: object) -> None:
@@ -47,7 +51,7 @@ def remember(function: Callable[..., Any], *by: object) -> None:
     seen = {**frame.f_globals, **frame.f_locals}
     names = frozenset(name for name, value in seen.items() if _is_among(value, by))
     with contextlib.suppress(TypeError):  # a callable that cannot be referred to weakly has no source either
-        _decorated[function] = _Decorated(by, names)
+        _decorated()[function] = _Decorated(by, names)
 
 
 def without_tracked(source: str, function: Callable[..., Any]) -> str:
@@ -61,7 +65,7 @@ def without_tracked(source: str, function: Callable[..., Any]) -> str:
         parsed = ast.parse(source).body[0]
     except (SyntaxError, IndexError, RecursionError):
         return source
-    known = _decorated.get(function, _Decorated((), frozenset()))
+    known = _decorated().get(function, _Decorated((), frozenset()))
     found = inspect.unwrap(function)
     within: dict[str, Any] = getattr(found, "__globals__", {})
     lines = source.splitlines(keepends=True)
