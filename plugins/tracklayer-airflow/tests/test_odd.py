@@ -34,7 +34,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowHome]:
 
 @pytest.fixture(scope="module")
 def stories(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, Story]:
-    told = home.test(*IDS, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}, seconds=1_200)
+    environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__API__BASE_URL": "http://ann:s3cret@127.0.0.1:8080"}
+    told = home.test(*IDS, environ=environ, seconds=1_200)
     flush(mlflow_server.uri, journal=home.folder / "journal")
     (home.folder / "tracked.log").write_text(home.log)
     return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in IDS}
@@ -97,6 +98,12 @@ def test_results_of_mapped_tasks_are_not_pulled(odd: Story) -> None:
 def test_nor_does_one_cost_an_observed_task_its_run(stories: dict[str, Story]) -> None:
     run = stories["odd_observed"].run("observed")
     assert (run.params, list(run.metrics)) == ({"lr": "0.5"}, ["rows"])
+
+
+def test_credentials_in_airflows_address_are_in_no_tag(stories: dict[str, Story]) -> None:
+    tags = [run.tags for story in stories.values() for run in story.runs]
+    assert any(told.get("airflow.task_url", "").startswith("http://127.0.0.1:8080/dags/odd") for told in tags)
+    assert not [value for told in tags for value in told.values() if "s3cret" in value]
 
 
 def test_nothing_is_said_to_be_switched_off(home: AirflowHome, stories: dict[str, Story]) -> None:

@@ -11,6 +11,7 @@ from tracklayer.context import RunContext, TaskRun
 from tracklayer.exceptions import TokenError
 from tracklayer.fence import fence
 from tracklayer.identity import parse_token, workflow_run_key
+from tracklayer.store.endpoint import without_credentials
 from tracklayer_airflow import upstream, workflow
 from tracklayer_airflow.arguments import arguments
 from tracklayer_airflow.settings import airflow_settings
@@ -55,7 +56,7 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         index=workflow.index(ti.map_index),
         try_number=ti.try_number,
         resumed=resumed(task),
-        url=ti.log_url,
+        url=without_credentials(ti.log_url or "") or None,
         started_at=ti.start_date,
         params=MappingProxyType(params),
         tags=MappingProxyType({**tags, **workflow.run_tags(dag_run, ti)}),
@@ -111,7 +112,8 @@ def _dag_run_url(ti: Any) -> str:
     from airflow.configuration import conf
 
     base = conf.get("api", "base_url", fallback="http://localhost:8080/")
-    return f"{base.rstrip('/')}/dags/{quote(ti.dag_id)}/runs/{quote(ti.run_id)}"
+    # Whoever wrote credentials into the address did not mean to show them on every run.
+    return f"{without_credentials(base).rstrip('/')}/dags/{quote(ti.dag_id)}/runs/{quote(ti.run_id)}"
 
 
 def resumed(task: Mapping[str, Any]) -> bool:
