@@ -9,15 +9,17 @@ import pytest
 
 from harness.faults import disk
 from harness.guarded import guarded_server
+from harness.line import Line
 from harness.orchestrator import VARIABLE, Truth
 from harness.pipeline import Pipeline
 from harness.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,19 @@ def fresh_mlflow() -> Iterator[None]:
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]  # else traces go to the tracking URI of the test before
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
+
+
+@pytest.fixture
+def line(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
+) -> Iterator[Line]:
+    """A way to the MLflow server on SQLite that can be cut, and is mended in the end; MLflow's own calls take it."""
+    import mlflow
+
+    line = Line(mlflow_server, proxy_before(mlflow_server.uri))
+    mlflow.set_tracking_uri(line.proxy.uri)
+    yield line
+    line.mend()
 
 
 @pytest.fixture(params=["http", "sqlite"])

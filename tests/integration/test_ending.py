@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import signal
 import time
 import uuid
 from dataclasses import replace
@@ -21,27 +20,24 @@ from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
 from tracklayer.context import RunRef
 from tracklayer.creation import create
-from tracklayer.current import _OpenStages, current_run, open_here
 from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
-from tracklayer.identity import PARENT_TAG, key_tag, workflow_run_key
+from tracklayer.identity import PARENT_TAG, workflow_run_key
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Close, End, Header, LeftOpen, Log, Lost
-from tracklayer.journal.recorder import Recorder, recorder_of
+from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
 from tracklayer.opening import milliseconds
-from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
+from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 from tracklayer.settings import Settings
-from tracklayer.tracking import track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.mlflow import MlflowServer
-    from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
     from tracklayer.journal.operations import Operation
     from tracklayer.store import Run, Store
@@ -398,101 +394,6 @@ def test_a_try_that_is_given_up_ends_with_what_is_open_below_it(settings: Settin
     assert {ended[run_id].end_time for run_id in (world.run_id, trial, fold)} == {at}
     world.deliver(world.backend())  # the lost machine is back
     assert (world.run().status, world.run().tags.get(OUTCOME_TAG)) == ("FAILED", None)
-
-
-class TimedOut(BaseException):
-    """As Airflow's, which a signal raises wherever the task is."""
-
-
-class SoftLimit(Exception):
-    """As Celery's, and most people's own: an ordinary exception, which no fence of ours must keep."""
-
-
-@pytest.mark.parametrize("kind", [TimedOut, SoftLimit, TimeoutError])
-@pytest.mark.parametrize("answered", [True, False], ids=["answered late", "not answered"])
-def test_a_stage_that_times_out_while_it_is_opened_is_ended(
-    mlflow_server: MlflowServer,
-    proxy_before: Callable[[str], RecordingProxy],
-    tmp_path: Path,
-    answered: bool,
-    kind: type[BaseException],
-) -> None:
-    proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20)
-    opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
-
-    def late(handler: Any) -> Any:
-        answer = handler.forwarded()
-        time.sleep(3)
-        return answer if answered else handler.reset()
-
-    proxy.fault(late, "runs/create")
-
-    def ring(*_: object) -> None:
-        raise kind("too long")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 1)
-        timed_out = pytest.raises(kind)
-        with timed_out, track(context=opening.context, settings=settings, outcome=lambda _: Outcome("FAILED", "late")):
-            pytest.fail("the task has been told to stop")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    backend = open_backend(settings)
-    assert backend
-    wait_for(lambda: recorder_of(backend, settings).flush(5), 30, "delivery of the end")
-    (run,) = backend.store.search_runs([], f"tags.`{key_tag(opening.key)}` != ''")
-    assert (run.status, run.tags[OUTCOME_TAG], run.tags["tracklayer.error.type"]) == ("FAILED", "late", kind.__name__)
-
-
-@pytest.mark.parametrize("kind", [TimedOut, SoftLimit])
-def test_a_stage_that_times_out_while_it_is_ended_is_ended(settings: Settings, kind: type[BaseException]) -> None:
-    class SlowToPrint(Exception):
-        def __str__(self) -> str:
-            signal.raise_signal(signal.SIGALRM)
-            return "never printed"
-
-    def ring(*_: object) -> None:
-        raise kind("too long")
-
-    opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with pytest.raises(kind), track(context=opening.context, settings=settings):
-            raise SlowToPrint
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert current_run() is None
-    backend = open_backend(settings)
-    assert backend
-    wait_for(lambda: recorder_of(backend, settings).flush(5), 30, "delivery of the end")
-    (run,) = backend.store.search_runs([], f"tags.`{key_tag(opening.key)}` != ''")
-    assert run.status == "FAILED"
-
-
-@pytest.mark.parametrize("where", ["add", "remove"])
-def test_a_time_out_on_the_way_into_a_stage_or_out_of_it_leaves_none_behind(
-    settings: Settings, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change = getattr(_OpenStages, where)
-
-    def struck(*told: object) -> None:
-        change(*told)
-        raise TimedOut("too long")
-
-    monkeypatch.setattr(_OpenStages, where, struck)
-    opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
-    with pytest.raises(TimedOut), track(context=opening.context, settings=settings):
-        pass
-    assert current_run() is None
-    assert not open_here()
-    backend = open_backend(settings)
-    assert backend
-    wait_for(lambda: recorder_of(backend, settings).flush(5), 30, "delivery of the end")
-    (run,) = backend.store.search_runs([], f"tags.`{key_tag(opening.key)}` != ''")
-    assert run.status == ("KILLED" if where == "add" else "FINISHED")
 
 
 @pytest.mark.parametrize("told", ["", "{}", "[1]", '{"status": "WELL", "end_time": 1}', '{"status": "FAILED"}'])

@@ -29,17 +29,7 @@ from tracklayer.mlflow_plugins.artifacts import joined
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-@pytest.fixture
-def line(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
-) -> Iterator[Line]:
-    line = Line(mlflow_server, proxy_before(mlflow_server.uri))
-    mlflow.set_tracking_uri(line.proxy.uri)
-    yield line
-    line.mend()
+    from collections.abc import Iterator
 
 
 def folder_of(tmp_path: Path) -> Path:

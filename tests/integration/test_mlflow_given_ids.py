@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,15 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc.model import PythonModel
 
-from harness.line import Line
 from harness.pipeline import PLUGINS
 from harness.process import wait_for
 from tracklayer.provisional import is_provisional, provisional_model_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from harness.line import Line
 
-    from harness.mlflow import MlflowServer
-    from harness.proxy import RecordingProxy
+# What MLflow warns of among itself is not the matter here.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,18 +62,6 @@ print(json.dumps(told))
 class Constant(PythonModel):
     def predict(self, model_input: list[str]) -> list[str]:  # type: ignore[override]  # MLflow takes this form too
         return ["on time" for _ in model_input]
-
-
-@pytest.fixture
-def line(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
-) -> Iterator[Line]:
-    line = Line(mlflow_server, proxy_before(mlflow_server.uri))
-    mlflow.set_tracking_uri(line.proxy.uri)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what MLflow warns of among itself is not the matter here
-        yield line
-    line.mend()
 
 
 class Given:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,11 @@ from harness.process import wait_for
 from tracklayer.provisional import is_provisional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from mlflow.models.model import ModelInfo
 
-    from harness.mlflow import MlflowServer
-    from harness.proxy import RecordingProxy
+
+# What MLflow warns of among itself is not the matter here.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,18 +51,6 @@ def description(line: Line, model_id: str, folder: Path) -> str:
         artifact_uri=f"models:/{model_id}", dst_path=str(folder), tracking_uri=line.server.uri
     )
     return Path(place, "MLmodel").read_text()
-
-
-@pytest.fixture
-def line(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
-) -> Iterator[Line]:
-    line = Line(mlflow_server, proxy_before(mlflow_server.uri))
-    mlflow.set_tracking_uri(line.proxy.uri)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what MLflow warns of among itself is not the matter here
-        yield line
-    line.mend()
 
 
 def log_model(**options: Any) -> ModelInfo:

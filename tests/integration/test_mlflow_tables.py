@@ -18,24 +18,12 @@ from harness.outage import flush
 from harness.process import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from harness.mlflow import MlflowServer
-    from harness.proxy import RecordingProxy
 
 # MLflow's own way to look for images, with a newer pandas.
 pytestmark = pytest.mark.filterwarnings("ignore:For backward compatibility")
-
-
-@pytest.fixture
-def line(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
-) -> Iterator[Line]:
-    line = Line(mlflow_server, proxy_before(mlflow_server.uri))
-    mlflow.set_tracking_uri(line.proxy.uri)
-    yield line
-    line.mend()
 
 
 @pytest.fixture
