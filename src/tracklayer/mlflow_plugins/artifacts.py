@@ -114,9 +114,8 @@ class ArtifactCalls:
     def _store(self, kept: Kept, files: Files, upload: Callable[[], None]) -> None:
         """Store files at once, or keep them where that cannot be done; raise what MLflow does where neither can."""
         failure: Exception | None = None
-        in_part = any(
-            tables.in_part(self._below(path)) for _, path in files
-        )  # sent as it is, it would replace what nobody could read
+        # Sent as it is, a table of which not everything could be read would replace the rest.
+        in_part = any(tables.in_part(self._below(path)) for _, path in files)
         if not in_part and kept.direct(by_server=self._by_server):
             try:
                 upload()

@@ -67,9 +67,8 @@ def _is_occupied(operator: Any, name: str) -> bool:
 def _fields(operator: Any, given: Iterable[str], moved: Iterable[str], tracked: type) -> Iterable[str]:
     """The operator's templated fields, with the names under which ours are kept."""
     listed = _listed(operator.template_fields)
-    with_ours = set(listed) >= set(TEMPLATED).intersection(
-        given
-    )  # else its author has listed what is the operator's own
+    # Where ours are not among them, its author has listed what is the operator's own.
+    with_ours = set(listed) >= set(TEMPLATED).intersection(given)
     for name in dict.fromkeys(listed):
         if name not in moved or name not in TEMPLATED:
             yield name

@@ -112,9 +112,8 @@ def _how(operator: Tracked, context: Mapping[str, Any], work: Callable[[], Any])
             from tracklayer_airflow.execution import run_tracked
 
             return partial(run_tracked, operator, context, work)
-    except (
-        Exception
-    ) as error:  # a broken installation of tracklayer, or a wrong switch, is no reason for the task to fail
+    except Exception as error:
+        # A broken installation of tracklayer, or a wrong switch, is no reason for the task to fail.
         _let_through(error)
         log.warning("tracking: the task runs untracked", exc_info=True)
         on = False
