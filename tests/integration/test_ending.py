@@ -18,6 +18,7 @@ from harness.leaving import opening_of
 from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
+from tracklayer.completion import close_if_last
 from tracklayer.context import RunRef
 from tracklayer.creation import create
 from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
@@ -284,6 +285,33 @@ def test_a_run_that_begins_and_ends_while_its_workflow_run_is_closed_ends_by_its
         wait_for(ended, 30, "the end of the parent")
         assert store.get_run(above).status == "FINISHED"
         backend.store = store
+
+
+def test_a_task_that_starts_while_the_last_one_ends_the_workflow_run_is_not_ended_in_its_stead(
+    settings: Settings,
+) -> None:
+    world = World(settings, None, end=End("", "FINISHED", ENDED))
+    world.deliver(world.backend())
+    before = world.run()
+    backend = world.backend()
+    store = backend.store
+    assert world.opening.parent
+    parent = RunRef(run_id=before.tags[PARENT_TAG], experiment_id=before.experiment_id)
+    for at in range(1, 6):
+        begun: list[str] = []
+
+        def start(begun: list[str] = begun) -> None:
+            tags = {key: before.tags[key] for key in before.tags.keys() - {REAL_END_TAG, OUTCOME_TAG}}
+            run = store.create_run(before.experiment_id, name=before.name, start_time=milliseconds(None), tags=tags)
+            begun.append(run.run_id)
+
+        backend.store = Meanwhile(store, at, start)
+        ended_at = milliseconds(None)
+        close_if_last(world.opening.context, "FINISHED", settings, backend, parent=parent, ends=True, ended_at=ended_at)
+        for run_id in begun:
+            assert store.get_run(run_id).status == "RUNNING", f"before request {at}"
+            store.update_run(run_id, status="FINISHED", end_time=ended_at)
+    backend.store = store
 
 
 def test_a_task_that_starts_after_the_end_of_its_workflow_run_holds_the_parent_open_no_longer_than_itself(
