@@ -20,7 +20,8 @@ from tracklayer.backend import open_backend
 from tracklayer.exceptions import StoreUnavailable
 from tracklayer.identity import SUPERSEDED_TAG, run_key
 from tracklayer.journal.operations import Artifact, Create, End, Inputs, Log, Point
-from tracklayer.journal.recorder import Recorder, close_recorders, recorder_of
+from tracklayer.journal.recorder import Recorder
+from tracklayer.journal.recorders import close_recorders, recorder_of
 from tracklayer.journal.recovery import left_behind
 from tracklayer.provisional import PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.settings import Settings
@@ -29,32 +30,11 @@ from tracklayer.store.transport import DELAYS
 from tracklayer.tags import run_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.opening import Opened
     from tracklayer.store import Run
-
-
-@pytest.fixture
-def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
-    return proxy_before(mlflow_server.uri)
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20.0)
-
-
-@pytest.fixture
-def recorder(settings: Settings) -> Iterator[Recorder]:
-    backend = open_backend(settings)
-    assert backend
-    made = Recorder(backend, settings)
-    yield made
-    made.close()
 
 
 @pytest.fixture

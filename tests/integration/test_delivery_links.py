@@ -133,6 +133,131 @@ class Gone:
         return answer
 
 
+class Denied:
+    """What a proxy does with requests that change a run: whoever asks may read it, and no more."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id.encode()
+
+    def __call__(self, handler: Any) -> Answer:
+        if self._run_id in handler.body:
+            return Answer(403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}')
+        answer: Answer = handler.forwarded()
+        return answer
+
+    def between(self, proxy: RecordingProxy) -> None:
+        for path in ("runs/log-batch", "runs/set-tag", "runs/delete-tag", "runs/update"):
+            proxy.fault(self, path, 1_000)
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["delivered here", "left behind"])
+def test_a_run_is_delivered_although_nobody_may_write_to_the_run_that_was_linked_to_it(
+    machine: Callable[[], Machine], name: str, caplog: pytest.LogCaptureFixture, *, left: bool
+) -> None:
+    """The run that it feeds is another team's, who has given the right to read it alone."""
+    one, other = machine(), machine()
+    recorder = one.recorder
+    with given_out(one, opening_of(name, "prepare")) as producer:
+        opening = opening_of(name, "train", upstream=(Upstream(run=producer, kind="token"),))
+        consumer = run_of(other.recorder, other.recorder.begin(opening, wait=20).ref.run_id)
+        Denied(consumer.run_id).between(one.proxy)
+        recorder.append(Log(producer.run_id, (Point("rows", 7.0, BEGAN),), params={"source": "s3"}))
+        if left:
+            assert not recorder.close()
+    if left:
+        recorder = Recorder(recorder.backend, recorder.settings)
+        recorder.backend.store.try_again()
+        recorder.look_around()
+    store = other.recorder.backend.store
+
+    def delivered() -> Run | None:
+        found = store.search_runs([], f"tags.`{id_tag(producer.run_id)}` != ''", limit=1)
+        return found[0] if found and found[0].status != "RUNNING" and found[0].params else None
+
+    wait_for(lambda: delivered() is not None, 60, "the producer, its end and what was logged after that")
+    recorder.close()
+    made = delivered()
+    assert made
+    assert (made.status, made.metrics, made.params) == ("FINISHED", {"rows": 7.0}, {"source": "s3"})
+    assert recorder.held == {}
+    told = [record for record in caplog.records if "was not brought up to date" in record.message]
+    assert len([record for record in told if consumer.run_id in record.message]) == 1
+    assert upstream_tag(producer.run_id) in store.get_run(consumer.run_id).tags  # `tracklayer reconcile` rights it
+
+
+def test_a_run_ends_and_is_done_with_although_nobody_may_write_to_the_run_that_expected_it(
+    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+) -> None:
+    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
+    assert other
+    identifier = provisional_id()
+    tags = {EXPECTED_TAG + identifier: "hand-over"}
+    consumer = other.store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
+    Denied(consumer.run_id).between(one.proxy)
+    opening = opening_of(name, "prepare")
+    with given_out(one, replace(opening, tags={**opening.tags, id_tag(identifier): "1"})) as producer:
+        one.recorder.append(Artifact(producer.run_id, "after.txt", one.recorder.keep(b"the end")))
+    made = run_of(one.recorder, producer.run_id)
+    assert (made.status, one.recorder.held) == ("FINISHED", {})
+    assert other.store.read_artifact(made, "after.txt") == b"the end"
+    assert one.recorder.close()
+
+
+def test_a_link_that_nobody_may_look_at_again_is_let_go_of(
+    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The right to write is taken away after the link was written, and before it is seen where it leads by then."""
+    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
+    assert other
+    run = one.recorder.backend.store.get_run(one.recorder.begin(opening_of(name), wait=20).ref.run_id)
+    assert one.recorder.flush(20)
+    identifier = provisional_id()
+
+    def create_meanwhile(handler: Any) -> Answer:
+        other.store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags={id_tag(identifier): "1"})
+        answer: Answer = handler.forwarded()
+        Denied(run.run_id).between(one.proxy)
+        return answer
+
+    one.proxy.fault(create_meanwhile, "runs/log-batch")
+    one.recorder.append(Log(run.run_id, tags={upstream_tag(identifier): "token"}))
+    assert one.recorder.flush(20)
+    next_run = one.recorder.begin(opening_of(name, "evaluate"), wait=20).ref.run_id
+    one.recorder.append(End(next_run, "FINISHED", BEGAN + 1_000))
+    assert one.recorder.flush(20)
+    assert not one.recorder.away
+    assert one.recorder.close()
+    assert "the tracking server is away" not in caplog.text
+    assert (other.store.get_run(next_run).status, f"of run {run.run_id} to {identifier}" in caplog.text) == (
+        "FINISHED",
+        True,
+    )
+
+
+def test_a_link_waits_while_the_credentials_are_refused_altogether(machine: Callable[[], Machine], name: str) -> None:
+    one, other = machine(), machine()
+    with given_out(one, opening_of(name, "prepare")) as producer:
+        opening = opening_of(name, "train", upstream=(Upstream(run=producer, kind="token"),))
+        consumer = run_of(other.recorder, other.recorder.begin(opening, wait=20).ref.run_id)
+        revoked: list[str] = []
+
+        def revoke(handler: Any) -> Answer:
+            """From the first attempt to right the link on nothing is let in, for five requests."""
+            if revoked or consumer.run_id.encode() in handler.body:
+                revoked.append(handler.path)
+                if len(revoked) <= 5:
+                    return Answer(401, b"{}")
+            answer: Answer = handler.forwarded()
+            return answer
+
+        one.proxy.fault(revoke, "", 10_000)
+    made = run_of(one.recorder, producer.run_id)
+    assert len(revoked) > 5
+    wait_for(
+        lambda: upstream_tag(made.run_id) in other.recorder.backend.store.get_run(consumer.run_id).tags, 60, "the link"
+    )
+
+
 def test_a_link_to_a_run_that_comes_while_it_is_written_leads_to_it_although_the_server_goes_away(
     machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
 ) -> None:
@@ -179,6 +304,29 @@ def test_whoever_expected_a_run_is_linked_to_it_although_the_server_goes_away_at
         True,
         False,
     )
+
+
+def test_whoever_expected_a_run_is_linked_to_it_although_another_process_delivers_its_end(
+    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+) -> None:
+    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
+    assert other
+    store, identifier = other.store, provisional_id()
+    tags = {EXPECTED_TAG + identifier: "hand-over"}
+    consumer = store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
+    opening = opening_of(name, "prepare")
+    with one.proxy.refused():
+        producer = one.recorder.begin(replace(opening, tags={**opening.tags, id_tag(identifier): "1"}), wait=10).ref
+    made = run_of(one.recorder, producer.run_id)
+    with one.proxy.refused():
+        one.recorder.append(End(producer.run_id, "FINISHED", BEGAN + 1_000))
+        assert not one.recorder.close()
+    again = Recorder(one.recorder.backend, one.recorder.settings)
+    again.look_around()
+    wait_for(lambda: store.get_run(made.run_id).status == "FINISHED", 60, "the end")
+    wait_for(lambda: EXPECTED_TAG + identifier not in store.get_run(consumer.run_id).tags, 60, "the link")
+    assert upstream_tag(made.run_id) in store.get_run(consumer.run_id).tags
+    again.close()
 
 
 def test_what_was_read_while_nobody_could_be_asked_is_linked_to_who_had_made_it_by_then(

@@ -19,32 +19,9 @@ from tracklayer.settings import Settings
 from tracklayer.store import Dataset, Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
 
 ENDED = 1_700_000_002_000
-
-
-@pytest.fixture
-def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
-    return proxy_before(mlflow_server.uri)
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20.0)
-
-
-@pytest.fixture
-def recorder(settings: Settings) -> Iterator[Recorder]:
-    backend = open_backend(settings)
-    assert backend
-    made = Recorder(backend, settings)
-    yield made
-    made.close()
 
 
 @pytest.fixture

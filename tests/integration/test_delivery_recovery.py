@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.leaving import BEGAN, opening_of, story
+from harness.process import wait_for
+from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.ending import end_instead
 from tracklayer.exceptions import StoreError
@@ -16,25 +19,21 @@ from tracklayer.identity import key_tag, workflow_run_key
 from tracklayer.journal import recovery as recovery_module
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.progress import TWICE
+from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.parent import make_parent, settle_parents
 from tracklayer.provisional import id_tag
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
     from tracklayer.context import Status
     from tracklayer.store import Run, Store
-
-
-@pytest.fixture
-def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
-    return proxy_before(mlflow_server.uri)
 
 
 @pytest.fixture
@@ -54,11 +53,15 @@ def name() -> str:
     return f"recovery-{uuid.uuid4().hex[:12]}"
 
 
-def recovered(settings: Settings, backend: Backend) -> None:
+def taken(settings: Settings, backend: Backend) -> Recovery:
     (path,) = left_behind(settings, backend.store.uri)
     journal = LeftJournal.take(path)
     assert journal
-    recovery = Recovery(journal, backend, settings)
+    return Recovery(journal, backend, settings)
+
+
+def recovered(settings: Settings, backend: Backend) -> None:
+    recovery = taken(settings, backend)
     try:
         while recovery.step():
             pass
@@ -103,6 +106,112 @@ def test_a_killed_process_loses_nothing_and_leaves_no_run_open(
         assert runs[stage].status == "KILLED"
         assert runs[stage].tags["tracklayer.outcome"] == "died"
         assert abs((runs[stage].end_time or 0) - time.time() * 1000) < 120_000
+
+
+@pytest.mark.parametrize("waits", ["an artifact", "a run"])
+def test_what_died_is_ended_although_something_else_has_to_wait(
+    settings: Settings, backend: Backend, proxy: RecordingProxy, name: str, waits: str
+) -> None:
+    """What stores artifacts may be away for days, and so may be the right to write to one run."""
+
+    def deny(handler: Any) -> Answer:
+        if b'"loss"' in handler.body:  # a metric of one of the runs
+            return Answer(403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}')
+        answer: Answer = handler.forwarded()
+        return answer
+
+    if waits == "an artifact":
+        proxy.answer(500, path="/api/2.0/mlflow-artifacts", times=1_000)
+    else:
+        proxy.fault(deny, "runs/log-batch", 1_000)
+    story(settings, name, "now")
+    recovery = taken(settings, backend)
+    while recovery.step():
+        pass
+    (held,) = recovery.delivery.held
+    assert held.startswith("files:") == (waits == "an artifact")
+    runs = stages(backend, name)
+    assert (runs["train"].status, runs["train"].tags["tracklayer.outcome"]) == ("KILLED", "died")
+    assert runs["fold"].status == ("KILLED" if waits == "an artifact" else "RUNNING")
+    assert not recovery.finish()
+    backend.store.update_run(runs["train"].run_id, status="RUNNING")  # somebody goes on with it, while the rest waits
+    again = taken(settings, backend)
+    while again.step():
+        pass
+    assert not again.finish()
+    proxy.forget()
+    recovered(settings, backend)
+    assert {stage: run.status for stage, run in check(backend, name).items()} == {
+        "train": "RUNNING",
+        "fold": "KILLED",
+        "r1": "RUNNING",  # its orchestrator's
+    }
+
+
+@pytest.mark.parametrize("status", [404, 403, 500])
+def test_a_run_that_cannot_be_ended_keeps_no_other_from_its_end(
+    settings: Settings, backend: Backend, proxy: RecordingProxy, name: str, status: int
+) -> None:
+    """Somebody has removed it for good (`mlflow gc`), or given it to others; or the server fails with it."""
+    codes = {404: "RESOURCE_DOES_NOT_EXIST", 403: "PERMISSION_DENIED", 500: "INTERNAL_ERROR"}
+    story(settings, name, "flush")
+    recovery = taken(settings, backend)
+    progress = recovery.journal.progress
+    while recovery.delivery.step():
+        pass
+    gone, other = stages(backend, name)["train"].run_id, stages(backend, name)["fold"].run_id
+    assert [named.run_id for named in progress.names.values()].index(gone) == 0
+    for local in list(progress.names):
+        progress.trying(TWICE + local)
+
+    def answer(handler: Any) -> Answer:
+        if gone in handler.path:
+            return Answer(status, json.dumps({"error_code": codes[status], "message": "this one"}).encode())
+        forwarded: Answer = handler.forwarded()
+        return forwarded
+
+    proxy.fault(answer, "runs/get", 1_000)
+    if status == 404:
+        assert not recovery.step()
+    else:
+        with pytest.raises(StoreError, match="this one"):
+            recovery.step()
+    proxy.forget()
+    assert backend.store.get_run(other).status == "KILLED"
+    assert recovery.finish() == (status == 404)
+    if status != 404:
+        recovered(settings, backend)
+        assert backend.store.get_run(gone).status == "KILLED"
+
+
+def test_what_is_left_behind_just_after_a_look_is_found_by_the_next_though_nothing_is_logged(
+    settings: Settings, backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a look may have nothing to log for hours after it."""
+    looks: list[float] = []
+
+    def seen(*asked: Any) -> Iterator[Path]:
+        looks.append(time.monotonic())
+        return left_behind(*asked)
+
+    monkeypatch.setattr(recovery_module, "left_behind", seen)
+    monkeypatch.setattr(recovery_module, "AGAIN", 10.0)
+    recorder = Recorder(backend, settings)
+    began = time.monotonic()  # no later than what the looks are counted from
+    try:
+        recorder.look_around()
+        wait_for(lambda: len(looks) == 1, 60, "the first look")
+        story(settings, name, "now")
+        recorder.look_around()  # too early, but on a very slow machine
+        folder = JournalFolder.of(settings)
+        assert folder
+        wait_for(lambda: len(list(folder.path.iterdir())) == 1, 60, "its own journal alone")
+        check(backend, name)
+        assert len(looks) == 2
+        assert looks[1] - began >= 10
+    finally:
+        recorder.close()
+    assert list(folder.path.iterdir()) == []
 
 
 def test_a_run_that_was_left_open_on_purpose_stays_open(settings: Settings, backend: Backend, name: str) -> None:

@@ -6,18 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.command import Ended, ended_here
 from harness.journal import appended
-from tracklayer.cli import main
 from tracklayer.context import RunContext, RunRef, TaskRun, Upstream, WorkflowRun
 from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.inspection import followed
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, Begin, Close, End, GivenOut, Header, Log, Point
+from tracklayer.journal.progress import Progress
+from tracklayer.journal.record import Record
 from tracklayer.opening import Opening
 
 if TYPE_CHECKING:
@@ -29,28 +32,10 @@ NOON = 1_795_262_400_000
 SERVER = "https://mlflow.example.com"
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     def run(*arguments: str) -> Ended:
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(("journal", *arguments))
-        told = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), told.out, told.err)
+        return ended_here(("journal", *arguments), capsys, monkeypatch, 200)
 
     return run
 
@@ -121,6 +106,10 @@ class TestList:
         ended = cli("ls", "--folder", str(tmp_path / "nowhere"))
         assert ended.code == 1
         assert "there is no folder" in ended.err
+        ended = cli("ls", "--folder", str(path))
+        assert ended.code == 1
+        assert f"is a journal, not a folder of journals: that is {tmp_path / 'volume'}" in ended.err
+        assert cli("ls", "--folder", str(tmp_path)).out == "No journals in that folder.\n", "nobody says what it was"
 
     def test_journals_of_other_users_are_passed_over_and_one_says_so(
         self, cli: Callable[..., Ended], folder: JournalFolder
@@ -132,7 +121,7 @@ class TestList:
             pytest.skip("only root can give a folder away")
         ended = cli("ls")
         assert path.name not in ended.out
-        assert "1 journals of other users are passed over" in ended.err
+        assert "1 journal of another user is passed over" in ended.err
 
 
 class TestShow:
@@ -200,6 +189,24 @@ class TestShow:
         assert shown("--left") == ["header", "artifact", "log"]
         assert shown("--run", "run1") == ["header", "log", "given", "artifact"]
         assert shown("--left", "--run", "run2") == ["header", "log"]
+
+    def test_what_is_delivered_behind_something_that_waits_is_not_left(
+        self, cli: Callable[..., Ended], folder: JournalFolder
+    ) -> None:
+        path = left(folder)
+        [artifact] = [item for item in followed(path) if isinstance(item, Record) and type(item.operation) is Artifact]
+        assert isinstance(artifact.operation, Artifact)
+        [info] = folder.journals()
+        progress = Progress(path)
+        progress.settle(info.end, {"files:run1": artifact.position}, resting=True)
+        progress.close()
+        told = [json.loads(line) for line in cli("show", path.name, "--format", "json").out.splitlines()]
+        assert [item["delivered"] for item in told] == [True, True, True, False, True]
+        lines = cli("show", path.name, "--format", "json", "--left").out.splitlines()
+        assert [json.loads(line)["operation"] for line in lines] == ["header", "artifact"]
+        assert [(item.left, item.delivered) for item in folder.journals()] == [(1, artifact.position)]
+        (path / "files" / artifact.operation.file).unlink()
+        assert "plots/roc.png" in cli("verify", path.name).out
 
     def test_numbers_that_json_does_not_know_are_text(self, cli: Callable[..., Ended], folder: JournalFolder) -> None:
         journal = begin(folder)
@@ -276,6 +283,38 @@ class TestVerify:
         ended = cli("verify")
         assert ended.code == 1
         assert "the copy of the artifact plots/roc.png is missing" in ended.out
+
+
+def test_a_file_that_cannot_be_read_at_all_is_damage(cli: Callable[..., Ended], folder: JournalFolder) -> None:
+    path = left(folder)
+    [segment] = path.glob("*.seg")
+    segment.rename(path / "elsewhere")
+    segment.symlink_to(path / "elsewhere")
+    ended = cli("verify")
+    assert ended.code == 1
+    assert f"{path.name}: DAMAGED" in ended.out
+    assert "the file cannot be read: Too many levels of symbolic links" in ended.out
+    assert " damaged " in cli("ls").out
+    assert "cannot be read" in cli("show", path.name).out
+
+
+def test_what_is_delivered_while_it_is_shown_is_no_failure(cli: Callable[..., Ended], folder: JournalFolder) -> None:
+    journal = begin(folder)
+    for number in range(5_000):
+        journal.append(GivenOut(f"run{number}"))
+    assert journal.path is not None
+    first, second, third, *_ = sorted(journal.path.glob("*.seg"))
+    seen = followed(journal.path)
+    next(seen)
+    first.unlink()
+    second.unlink()
+    items = list(seen)
+    assert all(isinstance(item, Record) for item in items)
+    positions = [item.position for item in items]
+    assert positions == sorted(set(positions))
+    assert int(third.stem) in positions
+    assert not [position for position in positions if int(second.stem) <= position < int(third.stem)]
+    journal.close(remove=True)
 
 
 def test_it_looks_at_the_journal_of_a_process_that_lives_without_disturbing_it(

@@ -22,10 +22,11 @@ from tracklayer.backend import open_backend
 from tracklayer.journal.carrying import carried, fetched
 from tracklayer.journal.failures import JournalFull
 from tracklayer.journal.folder import JournalFolder, is_settled
-from tracklayer.journal.inspection import inspect
+from tracklayer.journal.inspection import inspect, walk
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, End, GivenOut, Header, Log, Named, Point
+from tracklayer.journal.record import Record
 from tracklayer.journal.recorder import Recorder
 from tracklayer.settings import Settings
 
@@ -51,6 +52,9 @@ def test_a_run_is_told_what_a_full_journal_did_not_take(
         recorder.flush(1)
         for step in range(5_000):
             recorder.append(Log(run_id, (Point("loss", 1.0, NOON, step),)))
+        assert recorder._journal.path
+        records = [item.operation for item in walk(recorder._journal.path) if isinstance(item, Record)]
+        told = [item.tags["tracklayer.unkept"] for item in records if isinstance(item, Log) and item.tags]
         recorder.append(Log(run_id, params={"lr": "0.1"}))
         recorder.append(End(run_id, "FINISHED", NOON))
     wait_for(lambda: recorder.flush(60), 60, "the server's return to be noticed")
@@ -59,6 +63,8 @@ def test_a_run_is_told_what_a_full_journal_did_not_take(
     kept = len(json.loads(urllib3.request("GET", query).data)["metrics"])
     assert 1_000 < kept < 5_000
     assert run.tags["tracklayer.unkept"] == f"{5_000 - kept} values: the journal was full"
+    assert told[0] == "1 values so far: the journal was full", "if it were killed now, it would know"
+    assert 5_000 - kept >= int(told[-1].partition(" ")[0]) > (5_000 - kept) // 2
     assert run.params == {"lr": "0.1"}
     assert run.status == "FINISHED"
     assert recorder.close()

@@ -15,18 +15,29 @@ from tracklayer.context import RunContext, WorkflowRun
 from tracklayer.journal.identities import Identities
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.notes import Begun, Closed, Ended, Reopened
-from tracklayer.journal.operations import Named, NamedModel
+from tracklayer.journal.operations import Artifact, Log, Named, NamedModel
 from tracklayer.journal.progress import Progress
+from tracklayer.journal.record import Record, pack
 from tracklayer.journal.refusals import refusals
 from tracklayer.provisional import provisional_model_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from tracklayer.journal.operations import Operation
     from tracklayer.store import Store
 
 RUN = Named("a", "b" * 32, "1", "s3://artifacts")
 MODEL = NamedModel("m-a", "m-b", "s3://model")
+
+
+def _folder(path: Path, name: str, progress: bytes) -> Path:
+    """A folder with this file in it."""
+    folder = path / name
+    folder.mkdir()
+    (folder / "progress").write_bytes(progress)
+    return folder
 
 
 class TestProgress:
@@ -103,6 +114,85 @@ class TestProgress:
         later = Progress(tmp_path, writable=False)
         assert later.delivered == 19_999
         assert len(later.names) == 200
+
+    def test_what_waits_is_noted_for_the_next_process_now_and_then_and_at_the_end(self, tmp_path: Path) -> None:
+        def noted() -> tuple[int, Mapping[str, int]]:
+            found = Progress(tmp_path, writable=False)
+            return found.settled, found.held
+
+        progress = Progress(tmp_path)
+        progress.advance(100)
+        assert (progress.settled, progress.held, noted()) == (100, {}, (100, {}))
+        progress.settle(300, {"a": 100}, resting=False)
+        assert noted() == (300, {"a": 100})
+        for position in range(400, 500):
+            progress.settle(position, {"a": 100, "b": 350}, resting=False)
+        assert noted() == (300, {"a": 100}), "not for each request"
+        assert (progress.settled, progress.held) == (499, {"a": 100, "b": 350})
+        progress.settle(500, {"a": 100, "b": 350}, resting=True)
+        assert noted() == (500, {"a": 100, "b": 350})
+        size = (tmp_path / "progress").stat().st_size
+        progress.settle(500, {"a": 100, "b": 350}, resting=True)
+        assert (tmp_path / "progress").stat().st_size == size
+        progress.settle(600, {"a": 100}, resting=False)
+        assert Progress(_folder(tmp_path, "carried", progress.unwritten()["progress"]), writable=False).settled == 600
+        progress.close()
+        assert noted() == (600, {"a": 100})
+
+    def test_what_waits_is_still_known_from_a_file_that_was_written_anew(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.settle(500, {"a": 0}, resting=True)
+        for number in range(20_000):
+            progress.advance(number // 100)
+            progress.trying(str(number))
+        progress.close()
+        later = Progress(tmp_path, writable=False)
+        assert (later.delivered, later.settled, later.held) == (199, 500, {"a": 0})
+
+    def test_nothing_waits_where_all_is_delivered_since(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.settle(500, {"a": 100}, resting=True)
+        progress.advance(500)
+        progress.close()
+        later = Progress(tmp_path)
+        assert (later.settled, later.held, later.changed) == (500, {}, False)
+        later.close()
+
+    @pytest.mark.parametrize("last", ["damaged", "unknown"])
+    def test_where_the_last_note_about_what_waits_says_nothing_an_earlier_one_stands(
+        self, tmp_path: Path, last: str
+    ) -> None:
+        progress = Progress(tmp_path)
+        progress.settle(300, {"a": 100}, resting=True)
+        size = (tmp_path / "progress").stat().st_size
+        progress.settle(500, {"a": 100}, resting=True)
+        progress.close()
+        content = (tmp_path / "progress").read_bytes()
+        note = content[size:]
+        if last == "damaged":
+            note = note.replace(b"settled", b"SETTLED")
+        else:  # as an earlier version reads what this one writes
+            note = pack(["later", 1, {"x": 2}], 1) + note.replace(b"settled", b"SETTLED")
+        (tmp_path / "progress").write_bytes(content[:size] + note)
+        later = Progress(tmp_path)
+        assert (later.settled, later.held) == (300, {"a": 100})
+        later.advance(200)
+        later.close()
+        assert Progress(tmp_path, writable=False).delivered == 200
+
+    def test_a_record_is_left_if_it_is_of_what_waits_or_behind_all_that_is_settled(self, tmp_path: Path) -> None:
+        progress = Progress(tmp_path)
+        progress.advance(100)
+        progress.settle(500, {"a": 200, "files:b": 100}, resting=True)
+
+        def left(operation: Operation) -> list[int]:
+            positions = (0, 100, 200, 499, 500)
+            return [at for at in positions if progress.is_left(Record(at, at + 1, 1, operation))]
+
+        assert left(Log("a")) == [200, 499, 500]
+        assert left(Log("b")) == [500]
+        assert left(Artifact("b", "p", "f")) == [100, 200, 499, 500]
+        progress.close()
 
     def test_whoever_only_looks_changes_nothing(self, tmp_path: Path) -> None:
         progress = Progress(tmp_path, writable=False)

@@ -27,9 +27,11 @@ def test_the_end_of_a_process_waits_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("tracklayer.journal.recovery.left_behind", left_behind)
     backend: Any = type("Backend", (), {"store": type("Store", (), {"uri": "http://here"})})
     scavenger = Scavenger(cast("Any", backend), Settings(), busy=lambda: False)
-    scavenger.look()
+    assert scavenger.look() is None
     assert begun.wait(10)
+    assert 29 < (scavenger.look() or 0) <= 30  # too early: it is to be asked again
     before = time.monotonic()
     scavenger.wait(1.0)
     assert 0.9 < time.monotonic() - before < 1.7
+    assert scavenger.look() is None  # it is over
     over.set()

@@ -32,8 +32,10 @@ class Gate:
         self.reached = threading.Event()
         self.opened = threading.Event()
         self.fails = False
+        self.count = 0
 
     def pass_through(self) -> None:
+        self.count += 1
         self.reached.set()
         assert self.opened.wait(60)
         if self.fails:
@@ -124,6 +126,49 @@ def test_who_has_waited_in_vain_was_right_if_the_server_is_not_there(store: Slow
         store.pinging.opened.set()
         wait_for(lambda: sender.error is not None, 60, "a failed attempt")
         assert sender.away
+
+
+def test_who_can_do_nothing_without_the_server_waits_for_a_silent_one_once(store: SlowStore) -> None:
+    with sending(store) as (journal, sender):
+        journal.append(Rename(RUN, "new"))
+        sender.appended(Rename(RUN, "new"))
+        assert store.renaming.reached.wait(60)
+        assert sender.is_there(0.1, 60)  # as far as anybody knows
+        sender.slow()
+        assert not sender.is_there(0.1, 60)
+        assert (store.pinging.count, str(sender.error)) == (1, "http://slow.example.com does not answer")
+        assert not sender.is_there(60, 60)
+        assert store.pinging.count == 1
+        store.renaming.opened.set()
+        store.pinging.opened.set()
+        wait_for(lambda: not sender.away, 60, "the server, which is there")
+        assert sender.is_there(60, 60)
+
+
+def test_who_can_do_nothing_without_the_server_waits_no_longer_than_until_it_has_failed(store: SlowStore) -> None:
+    store.renaming.fails = True
+    with sending(store) as (journal, sender):
+        journal.append(Rename(RUN, "new"))
+        sender.appended(Rename(RUN, "new"))
+        assert store.renaming.reached.wait(60)
+        sender.slow()
+        threading.Timer(0.3, store.renaming.opened.set).start()
+        begun = time.monotonic()
+        assert not sender.is_there(60, 60)
+        assert time.monotonic() - begun < 30
+        assert str(sender.error) == "nobody is there"
+
+
+def test_who_can_do_nothing_without_the_server_waits_for_one_that_was_only_slow(store: SlowStore) -> None:
+    with sending(store) as (journal, sender):
+        journal.append(Rename(RUN, "new"))
+        sender.appended(Rename(RUN, "new"))
+        assert store.renaming.reached.wait(60)
+        sender.slow()
+        store.pinging.opened.set()
+        threading.Timer(0.3, store.renaming.opened.set).start()
+        assert sender.is_there(60, 60)
+        assert not sender.away
 
 
 def test_what_is_logged_while_a_run_is_held_is_not_sent_later_for_that(

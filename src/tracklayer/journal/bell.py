@@ -34,6 +34,11 @@ class Latch:
         self._bell = Bell()
         self._open = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened."""
+        return self._open
+
     def open(self) -> None:
         """Let everybody go on who waits, and whoever comes later."""
         self._open = True

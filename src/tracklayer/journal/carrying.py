@@ -26,10 +26,13 @@ from urllib.parse import unquote, urlsplit
 
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.claim import Claimed, claimed, free
+from tracklayer.journal.files import FOLDER as FILES
+from tracklayer.journal.folder import absolute, is_folder
+from tracklayer.journal.refusals import NAME as REFUSED
 from tracklayer.store.endpoint import without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 log = logging.getLogger("tracklayer")
 
@@ -79,33 +82,33 @@ class LocalShelf:
     """A folder of this machine, or one that is mounted there."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def names(self) -> list[str]:
         """Names of the files in it."""
-        return [entry.name for entry in self._path.iterdir()] if self._path.is_dir() else []
+        return [entry.name for entry in self.path.iterdir()] if self.path.is_dir() else []
 
     def put(self, name: str, source: Path) -> None:
         """Copy a local file to it, whole or not at all, readable for this user alone."""
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._path / f".{secrets.token_hex(8)}.part"
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        part = self.path / f".{secrets.token_hex(8)}.part"
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
                 shutil.copyfileobj(content, file, 1_048_576)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self._path / name)
+            part.replace(self.path / name)
         finally:
             part.unlink(missing_ok=True)
 
     def get(self, name: str, target: Path) -> None:
         """Copy a file of it to a local one."""
-        shutil.copyfile(self._path / name, target)
+        shutil.copyfile(self.path / name, target)
 
     def remove(self, name: str) -> None:
         """Remove a file; no error if it is not there."""
-        (self._path / name).unlink(missing_ok=True)
+        (self.path / name).unlink(missing_ok=True)
 
 
 class RemoteShelf:
@@ -164,7 +167,8 @@ def shelf(url: str) -> Shelf:
     except ImportError as error:
         raise CarryingError(f"{without_credentials(url)} needs a library that is not installed: {error}") from None
     except Exception as error:
-        raise CarryingError(f"{without_credentials(url)} cannot be used ({type(error).__name__})") from None
+        known = "fsspec knows no such kind of URL" if "rotocol not known" in str(error) else type(error).__name__
+        raise CarryingError(f"{without_credentials(url)} cannot be used: {known}") from None
     return RemoteShelf(files, root)
 
 
@@ -173,7 +177,7 @@ def _local(url: str) -> LocalShelf | None:
     parts = urlsplit(url)
     if parts.scheme not in {"", "file", "local"} or parts.netloc not in {"", "localhost"}:
         return None
-    return LocalShelf(Path(unquote(parts.path) if parts.scheme else url).expanduser().absolute())
+    return LocalShelf(absolute(Path(unquote(parts.path) if parts.scheme else url).expanduser()))
 
 
 def contents(journal: Path) -> Contents:
@@ -321,8 +325,39 @@ def unpack(source: Path, target: Path, *, limit: int = UNPACKED) -> None:
 
 def carried(url: str) -> list[str]:
     """Names of the packed journals in a folder that nobody claims, the oldest first. Raises CarryingError."""
+    return listed(url)[0]
+
+
+def listed(url: str) -> tuple[list[str], list[str]]:
+    """Names of the packed journals in a folder, the oldest first: those that nobody claims, and those that somebody does.
+
+    Raises:
+        CarryingError: it cannot be read.
+    """
     with _fenced(url):
-        return sorted(name for name in free(shelf(url).names()) if _is_packed(name))
+        names = shelf(url).names()
+    packed = sorted(filter(_is_packed, names))
+    unclaimed = set(free(names))
+    return [name for name in packed if name in unclaimed], [name for name in packed if name not in unclaimed]
+
+
+def local_folder(url: str) -> Path | None:
+    """The folder of this machine that a URL names; None if it names one of far away."""
+    place = _local(url)
+    return None if place is None else place.path
+
+
+def missing(url: str) -> Path | None:
+    """The folder of this machine that a URL names, if it is not there; None also for one of far away."""
+    path = local_folder(url)
+    return None if path is None or is_folder(path) else path
+
+
+def packed_in(folder: Path) -> int:
+    """How many packed journals are in a folder of this machine."""
+    with contextlib.suppress(OSError):
+        return sum(_is_packed(path.name) for path in folder.iterdir())
+    return 0
 
 
 @contextmanager
@@ -350,6 +385,7 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
             yield folder, outcome
         finally:
             if outcome.delivered:
+                outcome.kept = _put_refused(place, name.removesuffix(SUFFIX), folder)
                 place.remove(name)
         if not outcome.delivered and outcome.changed and folder.is_dir():
             again = Path(temporary, "again")
@@ -364,10 +400,24 @@ class Fetched:
         delivered: True if nothing of it is left.
         changed: True if a part of it is delivered, or something was found out about the rest: how often the server failed
             with it, what the server calls its runs.
+        kept: names of the files that stay in its place for what the server refused; empty until it is delivered.
     """
 
     delivered = False
     changed = False
+    kept: Sequence[str] = ()
+
+
+def _put_refused(place: Shelf, journal: str, folder: Path) -> Sequence[str]:
+    """Put into a journal's place what the server refused of it, with the copies of artifacts among that; their names there."""
+    letters = folder / REFUSED
+    if not letters.is_file():
+        return ()
+    files = {f"{journal}.{REFUSED}": letters}
+    files |= {f"{journal}.refused-{copy.name}": copy for copy in sorted(folder.glob(f"{FILES}/*"))}
+    for name, path in files.items():
+        place.put(name, path)
+    return tuple(files)
 
 
 def _is_packed(name: str) -> bool:

@@ -43,6 +43,7 @@ from tracklayer.journal.operations import (
     Lost,
     Named,
     NamedModel,
+    NewExperiment,
     Register,
     Rename,
 )
@@ -50,6 +51,7 @@ from tracklayer.journal.pending import names_ids, with_real_ids
 from tracklayer.journal.progress import TWICE
 from tracklayer.journal.tables import append_rows
 from tracklayer.linking import find_producer, link_tags
+from tracklayer.outcome import OF_AN_END
 from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional
 from tracklayer.store import Run
 from tracklayer.store.delivery import PAIRS, deliver
@@ -284,6 +286,8 @@ class Courier:
         tags: Mapping[str, str] = operation.tags
         if tags:
             tags = self._resolved_tags(tags)
+            if self._recovering and not OF_AN_END.isdisjoint(tags) and self.endings.is_of_a_later_try(run_id):
+                tags = {name: value for name, value in tags.items() if name not in OF_AN_END}
             self.endings.tagged(run_id, tags)
         points = operation.points
         if any(point.model_id is not None for point in points):
@@ -419,13 +423,30 @@ class Courier:
         """Make a logged model a version of a registered model."""
         self._backend.store.register_model(self._ids.resolve(operation.model), operation.name, operation.tags)
 
+    def new_experiment(self, operation: NewExperiment) -> None:
+        """Create an experiment that user code was told of while the server was away; its runs may never come."""
+        self._backend.experiments.make(operation.name)
+
     def sent(self, run_id: str, tags: Iterable[str]) -> None:
         """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
         self._linkage.sent(run_id, tags)
 
+    @property
+    def doubt(self) -> tuple[str, str] | None:
+        """The link, or end that came late, which is to be looked at again next: its run, and what is told of it."""
+        return self._linkage.doubt or self.endings.unconfirmed
+
+    def let_go(self) -> None:
+        """Do not look at that one again."""
+        if self._linkage.doubt is not None:
+            self._linkage.let_go()
+        else:
+            self.endings.let_go()
+
     def look_again(self) -> None:
-        """See to the links that were sent and, because the server was away, not looked at again yet."""
+        """Put right what others have made meanwhile of those links and ends. Raises StoreError, and may be repeated then."""
         self._linkage.look_again()
+        self.endings.confirm()
 
     def _resolved_tags(self, tags: Mapping[str, str]) -> dict[str, str]:
         """The tags with the server's ids.
@@ -453,6 +474,7 @@ _ACTIONS: Final[Mapping[type, Callable[[Courier, Any], None]]] = {
     Rename: Courier.rename,
     End: lambda courier, operation: courier.endings.end(operation),
     Lost: lambda courier, operation: courier.endings.lost(operation),
+    NewExperiment: Courier.new_experiment,
     Artifact: Courier.artifact,
     CreateModel: Courier.create_model,
     ChangeModel: Courier.change_model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from tracklayer.ending import REAL_END_TAG
 from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavailable
@@ -23,6 +23,7 @@ from tracklayer.journal.operations import (
     Inputs,
     Log,
     Lost,
+    NewExperiment,
     Outputs,
     Register,
     Rename,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from tracklayer.journal.operations import Operation
     from tracklayer.journal.progress import Progress
-    from tracklayer.store import Store
+    from tracklayer.store import Metric, Store
 
 log = logging.getLogger("tracklayer")
 
@@ -78,7 +79,9 @@ class DeadLetters:
         told = self._reasons(run)
         before = self._progress.refused_of(run)
         for refusal in refusals:
-            self._progress.refuse(refusal.kind, run, refusal.key, refusal.value, refusal.reason)
+            self._progress.refuse(
+                refusal.kind, run, refusal.key, refusal.value, refusal.reason, at=refusal.timestamp, step=refusal.step
+            )
         if self._progress.refused_of(run) == before:  # all of it was told before
             return
         texts = (f"{item.kind} {item.key}: {item.reason}" for item in refusals)
@@ -163,15 +166,16 @@ def told_of(operation: Operation) -> str | None:
 def letters(operation: Operation, reason: str) -> list[Refusal]:
     """What an operation holds, as values that were refused."""
     told = _HOLDS.get(type(operation), lambda _: [])(operation)
-    return [Refusal(kind=kind, key=key, value=value, reason=reason) for kind, key, value in told]
+    points = operation.points if isinstance(operation, Log) else ()
+    found = [Refusal.of_point(cast("Metric", point), reason) for point in points]  # it has all that a metric has
+    return found + [Refusal(kind=kind, key=key, value=value, reason=reason) for kind, key, value in told]
 
 
 _Letters: TypeAlias = "list[tuple[str, str, str]]"
 
 
 def _of_log(log: Log) -> _Letters:
-    told = [("metric", point.key, str(point.value)) for point in log.points]
-    told += [("param", key, value) for key, value in log.params.items()]
+    told = [("param", key, value) for key, value in log.params.items()]
     return told + [("tag", key, value) for key, value in log.tags.items()]
 
 
@@ -200,6 +204,7 @@ _HOLDS: Final[Mapping[type, Callable[[Any], _Letters]]] = {
     DeleteTag: lambda deleted: [("deleted tag", deleted.key, "")],
     Consumed: lambda consumed: [("input", consumed.uri, consumed.digest or "")],
     Lost: lambda lost: [("end of the try", "KILLED", str(lost.ended_at))],
+    NewExperiment: lambda new: [("experiment", new.name, "")],
     Close: lambda close: [("end of the workflow run", close.status, "")],
     Register: lambda register: [("registration", register.name, register.model)],
 }

@@ -4,8 +4,9 @@ Records are read a window at a time. What is logged to a run is gathered into pa
 an operation of the same run comes that has to wait for it (its end), or until whoever drives this wants it sent. What
 cannot be delivered yet (it names a run that another machine has still to deliver, or the server fails with this run
 and with no other) is *held*: its run is passed over from there on, and tried again later. Nothing before the lowest
-position of what is gathered or held counts as delivered. One full request of metric points may be under way while the
-next window is read; nothing else is sent before it has landed.
+position of what is gathered or held counts as delivered; but whoever goes on with the journal knows what was held, and
+delivers nothing else of what stands behind that (see `tracklayer.journal.frontier`). One full request of metric points
+may be under way while the next window is read; nothing else is sent before it has landed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tracklayer.exceptions import AlreadyExists, NotFound, Refused, StoreError
 from tracklayer.journal.courier import Abandoned, Courier
 from tracklayer.journal.dead_letters import DeadLetters, letters, told_of
 from tracklayer.journal.flight import Flight
+from tracklayer.journal.frontier import Frontier
 from tracklayer.journal.gathering import Gatherer
 from tracklayer.journal.holding import Holds
 from tracklayer.journal.identities import Held, Identities, Later
@@ -24,6 +26,7 @@ from tracklayer.journal.judging import TRIES, Judge
 from tracklayer.journal.lanes import MODEL, lane_of, owner_of
 from tracklayer.journal.notes import Ended
 from tracklayer.journal.operations import (
+    Artifact,
     Begin,
     Close,
     Consumed,
@@ -41,6 +44,7 @@ from tracklayer.journal.operations import (
     Rename,
 )
 from tracklayer.journal.parcels import Parcels
+from tracklayer.journal.second_look import SecondLook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,7 +119,7 @@ class Delivery:
         self._journal = journal
         self._store = backend.store
         self._on_trouble = on_trouble
-        self._position = journal.progress.delivered
+        self._position = journal.progress.settled
         self.settled = self._position
         self.identities = Identities(backend.store, journal.progress)
         self._letters = DeadLetters(backend.store, journal.progress)
@@ -131,9 +135,12 @@ class Delivery:
             on_refused=self._letters.keep,
         )
         self._judge = Judge(backend.store, journal.progress, recovering=recovering)
+        self._second_look = SecondLook(self._courier, self._judge, backend.store)
         self._parcels = Parcels()
         self._gatherer = Gatherer(self._courier, self.identities, self._parcels, self._letters)
         self._holds = Holds()
+        self._frontier = Frontier(journal, self._holds, self._parcels, self._second_look)
+        self._taking_over = bool(self._holds)
         self._dead = self.identities.dead
         self._retrying: tuple[set[str], int] | None = None
         self._flight: Flight | None = None
@@ -144,11 +151,7 @@ class Delivery:
     @property
     def delivered(self) -> int:
         """Position before which everything is delivered."""
-        held = self._holds.first()
-        return self._gathered_from() if held is None else min(held, self._gathered_from())
-
-    def _gathered_from(self) -> int:
-        return self._parcels.position(self._position)
+        return self._frontier.delivered(self._position)
 
     @property
     def unread(self) -> bool:
@@ -167,8 +170,9 @@ class Delivery:
 
     @property
     def retry_at(self) -> float | None:
-        """When, on the monotonic clock, something that is held is worth another try; None if nothing is held."""
-        return self._holds.retry_at
+        """When, on the monotonic clock, something that is held, or put off, is worth another try; None if nothing is."""
+        moments = self._holds.retry_at, self._second_look.retry_at
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def step(self, *, whole: bool = True) -> bool:
         """Deliver the next window.
@@ -182,18 +186,24 @@ class Delivery:
         Raises:
             StoreError: the server is away, or lets nobody in. Nothing is lost, and the same step may be tried again.
         """
+        more = False
         try:
-            return self._step(whole=whole)
+            more = self._step(whole=whole)
         except StoreError:
             self._answers = False
             raise
         finally:
-            self.settled = self._gathered_from()
-            self._journal.progress.advance(self.delivered)
-            if self._holds:
-                self._journal.thin(self.settled, self._holds.lanes)
+            self.settled = self._frontier.settled(self._position)
+            self._frontier.note(self._position, resting=not more)
+        return more
 
     def _step(self, *, whole: bool) -> bool:
+        if self._second_look.is_due(self._position):
+            self._second_look.take()
+        if self._taking_over:  # what an earlier delivery has passed over comes before what it has not read
+            self._retry()
+            self._taking_over = self._retrying is not None
+            return True
         if self._position < self._journal.end and (records := self._journal.read(self._position)):
             taken = 0
             while taken < len(records):
@@ -214,10 +224,8 @@ class Delivery:
             return True
         if self._retry():
             return True
-        self._courier.look_again()
         self._letters.tell_all()
-        if self.delivered >= self._journal.end:
-            self._courier.endings.confirm()
+        self._second_look.take()
         return False
 
     def send(self) -> None:
@@ -285,6 +293,7 @@ class Delivery:
                     return
                 self._letters.tell(self._courier.resolve(operation.run))
             self._courier.perform(operation, record.at)
+            self._second_look.after(lane, record.position)
             self._judge.well(lane)
             self.requests += 1
 
@@ -328,7 +337,7 @@ class Delivery:
 
     def _settle(self, lane: str, parcel: Parcel, request: Callable[[], list[Refusal]], *, whole: bool) -> bool:
         """See what becomes of a request for a run; False if that cannot be made now, and the run is held."""
-        before = parcel.size
+        before, begin = parcel.size, parcel.position
         try:
             refusals = request()
         except _FINAL as error:  # the run itself is gone, not only a value refused
@@ -359,6 +368,7 @@ class Delivery:
         self._judge.well(lane)
         self._letters.keep(parcel.run_id, refusals, tell=lane not in self._dead)
         self._courier.sent(parcel.run_id, parcel.links)
+        self._second_look.after(lane, begin)
         return lane not in self._dead
 
     def _is_gone(self, run_id: str) -> bool:
@@ -383,7 +393,7 @@ class Delivery:
 
     def _trouble(self, lane: str, position: int, error: Exception) -> None:
         self._on_trouble(lane, error)
-        if lane not in self._holds:
+        if self._holds.is_news(lane):
             log.warning("tracking: %s waits, the others go on: %s", lane, error)
         self._hold(lane, position, str(error))
 
@@ -414,6 +424,8 @@ class Delivery:
         if reason is None:
             return
         lane, known = owner_of(operation), self.identities.known
+        if isinstance(operation, Artifact):
+            self._journal.spare(operation.file)
         run = known(told_of(operation) or "") or known(lane) or lane
         alive = ":" not in run and (lane not in self._dead or run != known(lane))
         self._letters.keep(run, letters(operation, reason), tell=alive)

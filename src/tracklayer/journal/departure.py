@@ -48,6 +48,19 @@ def depart(journal: LiveJournal, url: str | None) -> bool:
     return False
 
 
+def may_go(journal: LiveJournal, url: str | None, *, complete: bool) -> bool:
+    """See to what is left at the end, and, where the disk goes away, to what was refused; whether the journal may be removed.
+
+    Args:
+        journal: the journal.
+        url: the folder to which what is left is carried; None if it is to stay where it is.
+        complete: whether all of it is delivered.
+    """
+    if complete and (url is None or not journal.progress.refused):
+        return True
+    return depart(journal, url) or complete
+
+
 def _carried(journal: LiveJournal, url: str) -> Exception | None:
     """Carry it; what was in the way, if it could not be."""
     try:

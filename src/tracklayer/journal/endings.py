@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from tracklayer.ending import end_instead, reopen
+from tracklayer.exceptions import NotFound
 from tracklayer.forking import importing
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.journal.identities import Held, Later
@@ -29,19 +30,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("tracklayer")
 
 WAITED: Final = 7 * 24 * 3_600_000
-"""Milliseconds after which the parent of a workflow run that has ended is not waited for any longer."""
+"""Milliseconds after which the parent of a workflow run that has ended is not waited for any longer.
+
+They count from when the server first said that it is not there: whoever has it could not deliver it before, either.
+"""
 
 PROMPT: Final = 30_000
 """Milliseconds within which an end is delivered where nothing is the matter: then what was tracked is there, too."""
 
 PERHAPS_WAITED: Final = 24 * 3_600_000
-"""Milliseconds after which a parent is not waited for any longer of which nobody knows whether it will ever come."""
+"""The same for a parent of which nobody knows whether it will ever come."""
 
 LOST: Final = 20_000
 """Milliseconds for which a try that the orchestrator has lost may still be ended by itself, or by its own journal."""
 
 GRACE: Final = 10_000
 """Milliseconds for which the end of a workflow run waits for observed tasks that have just ended to end their runs."""
+
+_WAITS: Final = "waits:"
+"""How the note begins that the end of a workflow run waits: since when, when that ended, and its key."""
 
 
 class Endings:
@@ -75,6 +82,10 @@ class Endings:
         self._ids = identities
         self._progress = progress
         self._linkage = linkage
+        self._waits: dict[str, int] = {}
+        for note in progress.notes(_WAITS):
+            since, _, what = note.partition(" ")
+            self._waits[what] = int(since) if since.isdecimal() else 0
         self._late = LateEnds(backend.store, identities, recovering=recovering)
 
     def tagged(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -83,11 +94,33 @@ class Endings:
 
     def announcement(self, operation: End) -> Mapping[str, str]:
         """Tags that a run is to be given before it is ended; empty unless its end is late."""
-        return self._late.announcement(self._ids.resolve(operation.run), operation)
+        run_id = self._ids.resolve(operation.run)
+        if self._late.is_late(operation) and self.is_of_a_later_try(run_id):
+            return {}
+        return self._late.announcement(run_id, operation)
+
+    def is_of_a_later_try(self, run_id: str) -> bool:
+        """Whether a later try goes on with the run that this journal has begun (``attempts = "reuse"``).
+
+        Then it ends as that one says, and what this journal has to tell of an end is over. Raises StoreError.
+        """
+        if self._settings.attempts != "reuse":
+            return False
+        mine = {local for local, named in self._ids.runs.items() if named.run_id == run_id}
+        if not mine:  # it was begun elsewhere
+            return False
+        try:
+            key = self._backend.store.get_run(run_id).tags.get("tracklayer.key")
+        except NotFound:
+            return False
+        return key is not None and provisional_id(key) not in mine
 
     def end(self, operation: End) -> None:
         """End a run, or open it again."""
         store, run_id = self._backend.store, self._ids.resolve(operation.run)
+        if self._late.is_late(operation) and self.is_of_a_later_try(run_id):
+            self._progress.remember(Ended(operation.run))
+            return
         if operation.status == "RUNNING":
             run = store.get_run(run_id)
             if run.status != "RUNNING" or operation.run in self._progress.remembered.ended:
@@ -105,8 +138,17 @@ class Endings:
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
 
+    @property
+    def unconfirmed(self) -> tuple[str, str] | None:
+        """The end that came late and is to be looked at again next: its run, and its status."""
+        return self._late.unconfirmed
+
+    def let_go(self) -> None:
+        """Do not look at that one again."""
+        self._late.let_go()
+
     def confirm(self) -> None:
-        """Everything is delivered: put right what somebody has made meanwhile of runs whose ends came late."""
+        """Everything is sent: put right what somebody has made meanwhile of runs whose ends came late."""
         self._late.confirm()
 
     def close(self, operation: Close, at: int) -> None:
@@ -126,13 +168,14 @@ class Endings:
         local = provisional_id(workflow_run_key(operation.context.workflow_run))
         if parent is not None and self._progress.tried(TWICE + local):
             trash_twins(self._backend.store, parent.run_id)
-        waited = milliseconds(None) - (operation.ended_at or at)
+        late = milliseconds(None) - (operation.ended_at or at)
         if operation.perhaps and parent is None:
-            if PROMPT < waited < PERHAPS_WAITED:  # the server was away: so it may have been for the tasks
+            # Late: the server was away, and so it may have been for the tasks.
+            if late > PROMPT and self._waited(operation, at) < PERHAPS_WAITED:
                 raise Later(f"nobody has delivered the parent of {local} yet, if there is one")
             return
         if operation.parent is not None and parent is None:
-            if milliseconds(None) - at > WAITED:
+            if self._waited(operation, at) > WAITED:
                 log.info("nobody has delivered the parent of %s: its end is left out", operation.parent.key)
                 return
             raise Held(operation.parent.run_id)
@@ -155,12 +198,21 @@ class Endings:
             parent=parent,
             error=operation.error,
             ended_at=operation.ended_at or at,
-            everywhere=operation.observed,
             told=operation.told,
-            patient=operation.observed and waited < GRACE,
+            patient=operation.observed and late < GRACE,
         )
-        if not ended and milliseconds(None) - at <= WAITED:
+        if not ended and self._waited(operation, at) <= WAITED:
             raise Later(f"tasks of {local} have started since it ended, or may still be ending their runs")
+
+    def _waited(self, operation: Close, at: int) -> int:
+        """For how many milliseconds an end has waited since the server was first asked; whoever asks next counts on."""
+        now, what = milliseconds(None), f"{operation.ended_at or at} {workflow_run_key(operation.context.workflow_run)}"
+        if what not in self._waits:
+            if 0 <= now - at <= PROMPT:  # the server is there, and most do not wait for long: nothing need be noted
+                return now - at
+            self._waits[what] = now
+            self._progress.trying(f"{_WAITS}{now} {what}")
+        return now - self._waits[what]
 
     def lost(self, operation: Lost) -> None:
         """End the runs of a try that the orchestrator has lost, if nobody who knows better does it soon."""

@@ -59,6 +59,7 @@ class Files:
         self._memory: dict[str, int] = {}
         self._stored: set[str] = set()  # of those in memory the ones that the folder has, too
         self._recorded: dict[str, tuple[int, str, str]] = {}
+        self._spared: set[str] = set()  # those that the server refused: they stay
         self._lock = threading.RLock() if lock is None else lock
         if folder is not None:
             with contextlib.suppress(OSError), os.scandir(folder / FOLDER) as entries:
@@ -198,6 +199,19 @@ class Files:
         with self._lock:
             return {owner for _, owner, place in self._recorded.values() if path is None or place == path}
 
+    def spare(self, name: str, *, room: float) -> None:
+        """The server refused this one for good: its copy stays where it is, for whoever wants it all the same.
+
+        Args:
+            name: the copy. One that is in memory only is not spared: it could not outlive the process.
+            room: bytes that all of those may take; one beyond that goes as if it were delivered.
+        """
+        with self._lock:
+            taken = sum(self._sizes.get(other, 0) for other in self._spared)
+            on_disk = name in self._sizes and (name not in self._memory or name in self._stored)
+            if name not in self._spared and on_disk and taken + self._sizes[name] <= room:
+                self._spared.add(name)
+
     def release(self, position: int) -> None:
         """Everything before `position` is delivered: the copies for it go. Raises OSError."""
         with self._lock:
@@ -208,6 +222,8 @@ class Files:
         with self._lock:
             for name in names:
                 self._recorded.pop(name, None)
+                if name in self._spared:
+                    continue
                 size = self._sizes.pop(name, 0)
                 on_disk = name not in self._memory or name in self._stored
                 self._stored.discard(name)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tracklayer.journal.files import FOLDER as FILES
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.record import HEAD, head
+from tracklayer.journal.refusals import refusals
 from tracklayer.journal.segments import FileSegment, header_of, load
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ FORMAT: Final = 1
 OFF: Final = "off"
 """In place of a folder: nothing is written to any disk."""
 
+AS_WHOM: Final = "let this user read it, or run this as the user whose journals are there"
+"""What to do about a folder that cannot be read, in words."""
+
 _MAKING: Final = ".new-"
 _REMOVING: Final = ".gone-"
 
@@ -38,6 +42,9 @@ _SETTLED: Final = "settled"
 """Name of an empty file in a journal of which only the refused values are kept."""
 
 _NAME: Final = re.compile(r"\d{8}T\d{6}Z-[A-Za-z0-9-]+-\d+-[0-9a-f]{8}")
+
+_SCARCE: Final = 32 * 1024 * 1024
+"""Bytes from which on a disk is taken to be full: two segments of a journal."""
 
 _FORGOTTEN: Final = 3600.0
 """Seconds after which a folder that was being made or removed by a process that died is removed."""
@@ -79,7 +86,7 @@ class JournalFolder:
         found = [] if settings.journal == OFF or (wanted := _wanted(settings)) is None else [wanted]
         if _is_private(_temporary().parent, make=False):
             found.append(_temporary())
-        return [cls(path) for path in dict.fromkeys(found) if path.is_dir()]
+        return [cls(path) for path in dict.fromkeys(found) if is_folder(path)]
 
     def make(self, header: Header, fill: Callable[[Path], None]) -> tuple[Path, Lock]:
         """A new journal's folder and its lock.
@@ -114,24 +121,38 @@ class JournalFolder:
         return sorted(path for path in self._folders() if _NAME.fullmatch(path.name))
 
     def others(self) -> int:
-        """How many folders here are other users'."""
+        """How many journals here are other users'."""
         me, count = _user(), 0
         with contextlib.suppress(OSError), os.scandir(self.path) as entries:
             for entry in entries:
-                with contextlib.suppress(OSError):
-                    count += entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid != me
+                if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(OSError):
+                        count += entry.stat(follow_symlinks=False).st_uid != me
         return count
 
-    def left(self, tracking_uri: str | None = None) -> list[Path]:
+    def left(self, *tracking_uris: str | None) -> list[Path]:
         """Journals whose process has ended without removing them, the oldest first.
 
         What was delivered to its end, and is kept only because the server refused some of it, is not among them.
 
         Args:
-            tracking_uri: only those for this server, as `Header.tracking_uri` says it; None for all of them.
+            tracking_uris: only those for these servers, as `Header.tracking_uri` says it; none, or None, for all of them.
         """
         self._sweep()
-        return [path for path in self.paths() if _is_left(path, tracking_uri)]
+        return [path for path in self.paths() if _is_left(path, tracking_uris or (None,))]
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nobody can say which journals are here; None if all of them can be listed."""
+        try:
+            next(self.path.iterdir(), None)
+        except OSError as error:
+            return f"{self.path} cannot be read: {error.strerror or error}"
+        return None
+
+    def unreadable(self) -> list[Path]:
+        """Journals whose process has ended and that nobody can deliver: they do not say whose they are, or a later version wrote them."""
+        return [path for path in self.paths() if _is_unreadable(path)]
 
     def journals(self) -> list[JournalInfo]:
         """What is known about each journal, the oldest first. Reads all of them."""
@@ -182,7 +203,12 @@ def discard(path: Path, *, keep_refused: bool, first: bytes = b"") -> None:
 
 
 def _shrink(path: Path, first: bytes) -> None:
-    _remove(path / FILES)
+    kept = {refusal.value for refusal in refusals(path) if refusal.kind == "artifact"}
+    for copy in path.glob(f"{FILES}/*"):
+        if copy.name not in kept:
+            copy.unlink(missing_ok=True)
+    if not kept:
+        _remove(path / FILES)
     segments = load(path)
     for segment in segments[:-1]:
         segment.remove()
@@ -205,7 +231,7 @@ def _remove(path: Path) -> None:
         path.rmdir()
 
 
-def _is_left(path: Path, tracking_uri: str | None) -> bool:
+def _is_left(path: Path, tracking_uris: tuple[str | None, ...]) -> bool:
     """Also one of which all is delivered: its process did not come to removing it, nor perhaps to ending its runs."""
     try:
         if Lock.is_held(path) or is_settled(path):
@@ -213,7 +239,30 @@ def _is_left(path: Path, tracking_uri: str | None) -> bool:
         header = header_of(load(path))
     except OSError:  # it is gone by now, or not ours
         return False
-    return header is not None and header.format <= FORMAT and tracking_uri in {None, header.tracking_uri}
+    if header is None or header.format > FORMAT:
+        return False
+    return None in tracking_uris or header.tracking_uri in tracking_uris
+
+
+def is_folder(path: Path) -> bool:
+    """Also one that cannot be looked at: whoever asks for it is to be told."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+
+
+def _is_unreadable(path: Path) -> bool:
+    header = None
+    with contextlib.suppress(OSError):
+        if Lock.is_held(path) or is_settled(path):
+            return False
+        header = header_of(load(path))
+    if header is not None:
+        return header.format > FORMAT
+    return path.exists() and not Lock.is_held(path)  # else somebody delivers it, or has done so, at this moment
 
 
 def is_settled(path: Path) -> bool:
@@ -221,9 +270,67 @@ def is_settled(path: Path) -> bool:
     return (path / _SETTLED).exists()
 
 
+def missing(settings: Settings) -> Path | None:
+    """The folder that the settings name, if nobody has made it yet; None also where they name none, or `misplaced`."""
+    wanted = _wanted(settings) if settings.journal and settings.journal != OFF else None
+    return None if wanted is None or is_folder(wanted) or misplaced(settings) else wanted
+
+
+def misplaced(settings: Settings) -> str | None:
+    """Why no journal can be found, or can ever have been written, where the settings say; None if one can."""
+    wanted = None if settings.journal == OFF else _wanted(settings)
+    if wanted is None:
+        return None
+    if is_adrift(settings):
+        return no_folder(wanted)
+    there = _nearest(wanted)
+    return None if is_folder(there) else f"{there} is no folder"
+
+
+def is_adrift(settings: Settings) -> bool:
+    """Whether the folder is named from a working directory that was removed: nobody knows what is in it."""
+    wanted = None if settings.journal == OFF else _wanted(settings)
+    return wanted is not None and not wanted.is_absolute()
+
+
+def no_folder(path: Path) -> str:
+    """That there is no such folder, in words."""
+    told = f"there is no folder {path}"
+    return told if path.is_absolute() else f"{told}: the working directory was removed, so give an absolute path"
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root on; as it is, if it is relative and the working directory was removed."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        return path
+
+
+def obstacle(settings: Settings) -> str | None:
+    """Why no journal can be written where the settings say; None if one can, as far as that shows without writing."""
+    wanted = None if settings.journal == OFF else _wanted(settings)
+    if wanted is None:
+        return None
+    if why := misplaced(settings):
+        return why
+    there = _nearest(wanted)
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written to"
+    found = os.statvfs(there)
+    if found.f_blocks and found.f_bavail * found.f_frsize < _SCARCE:
+        return f"the disk of {there} is full, or nearly so: {found.f_bavail * found.f_frsize // 1_000_000} MB are left"
+    return None
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or what is there of it."""
+    return next(part for part in (path, *path.parents) if part == part.parent or os.access(part, os.F_OK))
+
+
 def _wanted(settings: Settings) -> Path | None:
     """The folder that the settings name, else the usual one."""
-    return Path(settings.journal).expanduser().absolute() if settings.journal else _usual()
+    return absolute(Path(settings.journal).expanduser()) if settings.journal else _usual()
 
 
 def _temporary() -> Path:

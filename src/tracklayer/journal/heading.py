@@ -24,6 +24,7 @@ CARRIED_SETTINGS: Final = (
     "version",
     "instance",
     "describe_upstream",
+    "attempts",
     "redact",
 )
 """The settings that whoever delivers a journal for somebody else needs."""

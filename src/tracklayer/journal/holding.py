@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from tracklayer.jitter import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 HELD: Final = (2.0, 60.0)
 """Shortest and longest time for which a run is held before it is tried again, in seconds."""
@@ -23,7 +23,7 @@ class Hold:
         position: from where on.
         why: in words.
         missing: the id that it waits for; None if it waits for something else.
-        tries: how often it was tried again.
+        tries: how often it was tried again; -1 before whoever took it over has tried it at all.
         until: when it is worth another try, on the monotonic clock.
         tried: True while it is being tried.
     """
@@ -62,6 +62,20 @@ class Holds:
         tries = 0 if before is None else before.tries + 1
         self._holds[lane] = Hold(position, why, missing, tries, time.monotonic() + _pause(tries))
 
+    def take_over(self, positions: Mapping[str, int]) -> None:
+        """Pass over what an earlier delivery has passed over, and try it at once.
+
+        Args:
+            positions: from where on, by lane.
+        """
+        for lane, position in positions.items():
+            self._holds[lane] = Hold(position, f"{lane} could not be delivered before", None, -1, time.monotonic())
+
+    def is_news(self, lane: str) -> bool:
+        """True if it was not passed over yet, or only by an earlier delivery."""
+        hold = self._holds.get(lane)
+        return hold is None or hold.tries < 0
+
     def release(self, lane: str) -> None:
         """Pass it over no longer."""
         self._holds.pop(lane, None)
@@ -75,6 +89,11 @@ class Holds:
         """The lowest position at which one of them (None: any) is held; None if none is."""
         holds = self._holds.values() if lanes is None else [self._holds[lane] for lane in lanes]
         return min((hold.position for hold in holds), default=None)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """From where on each of them is passed over."""
+        return {lane: hold.position for lane, hold in self._holds.items()}
 
     @property
     def lanes(self) -> frozenset[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from errno import EACCES, EIO, EPERM
 from typing import TYPE_CHECKING, Final, Literal
 
 from tracklayer.journal.files import FOLDER as FILES
@@ -68,6 +70,12 @@ class JournalInfo:
         """True if everything that was acknowledged is there."""
         return not self.missing and all(damage.torn for damage in self.damages)
 
+    @property
+    def forbidden(self) -> bool:
+        """True if nothing is known to be wrong with it, and this user may not read all of it."""
+        wrong = [damage for damage in self.damages if not damage.torn]
+        return bool(wrong) and not self.missing and all(damage.errno in (EACCES, EPERM) for damage in wrong)
+
 
 def inspect(path: Path) -> JournalInfo | None:
     """Look at one journal; None if it is gone by now, or not ours to read."""
@@ -96,13 +104,18 @@ def _inspect(path: Path) -> JournalInfo | None:
                 header = header or item.operation
             elif not isinstance(item.operation, Gone):
                 records += 1
-                left += item.position >= progress.delivered
-                if isinstance(item.operation, Artifact) and item.position >= progress.delivered:
-                    missing += _missing(path, item.operation)
+                is_left = progress.is_left(item)
+                left += is_left
+                if isinstance(item.operation, Artifact) and is_left:
+                    try:
+                        missing += _missing(path, item.operation)
+                    except PermissionError as error:
+                        what = f"the copy of the artifact {item.operation.path}"
+                        damages.append(_unread(what, item.position, item.next, error))
             end = item.next
             oldest, newest = item.at if oldest is None else oldest, item.at
-        sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
-        copies = sum(1 for _ in (path / FILES).iterdir()) if (path / FILES).is_dir() else 0
+        size = sum(_sizes(path))
+        copies = sum(1 for _ in path.glob(f"{FILES}/*"))
     except OSError:
         return None
     broken = any(not damage.torn for damage in damages)
@@ -112,7 +125,7 @@ def _inspect(path: Path) -> JournalInfo | None:
         path=path,
         state=state,
         header=header,
-        size=sum(sizes),
+        size=size,
         records=records,
         delivered=progress.delivered,
         end=end,
@@ -131,13 +144,56 @@ def _missing(path: Path, artifact: Artifact) -> Iterator[str]:
         yield artifact.path
 
 
+def _sizes(path: Path) -> Iterator[int]:
+    """Bytes of each file, as far as this user may look."""
+    for file in path.rglob("*"):
+        with contextlib.suppress(PermissionError):
+            if file.is_file():
+                yield file.stat().st_size
+
+
+def _unread(what: str, start: int, end: int, error: OSError) -> Damage:
+    return Damage(start, end, f"{what} cannot be read: {error.strerror or error}", torn=False, errno=error.errno or EIO)
+
+
+def followed(path: Path) -> Iterator[Record | Damage]:
+    """As `walk`, while it is delivered: parts that are delivered before they were read, and are gone, are passed over."""
+    position = -1
+    for _ in range(_ATTEMPTS):
+        try:
+            for item in walk(path):
+                if item.position > position:
+                    position = item.position
+                    yield item
+        except FileNotFoundError:
+            continue
+        return
+
+
 def walk(path: Path) -> Iterator[Record | Damage]:
-    """Everything in a journal, in order: its records, and the parts that cannot be read. Raises OSError."""
-    segments = load(path)
+    """Everything in a journal, in order: its records, and the parts that cannot be read, whole files among them.
+
+    Raises:
+        FileNotFoundError: a part of it was delivered, and removed, meanwhile, or all of it.
+    """
+    try:
+        segments = load(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        yield _unread("the folder", 0, 0, error)
+        return
     for index, segment in enumerate(segments):
         last = index == len(segments) - 1
         cut: Damage | None = None
-        data = segment.read(segment.start, stop_of(segments, index) - segment.start)
+        try:
+            data = segment.read(segment.start, stop_of(segments, index) - segment.start)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            end = segment.start if last else segments[index + 1].start
+            yield _unread("the file", segment.start, end, error)
+            continue
         for item in scan(data, segment.start, last=last):
             if isinstance(item, Damage) and item.next == segment.start + len(data):
                 cut = item

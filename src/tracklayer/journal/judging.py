@@ -10,6 +10,8 @@ from tracklayer.journal.lanes import FILES
 from tracklayer.journal.operations import DeleteTag, Linked, Rename
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tracklayer.journal.identities import Identities
     from tracklayer.journal.operations import Operation
     from tracklayer.journal.parcel import Parcel
@@ -95,10 +97,16 @@ class Judge:
         if not (isinstance(operation, DeleteTag | Linked | Rename) and isinstance(error, StoreUnavailable)):
             return error
         run_id = identities.known(operation.run)
-        if run_id is None or not error.internal:
+        if run_id is None:
+            return error
+        kind, _, what = repr(operation).partition("(")
+        return self.alone(run_id, kind, what, error)
+
+    def alone(self, run_id: str, kind: str, what: str, error: StoreUnavailable) -> StoreError:
+        """What it means that the server failed with one change of a run: `Refused`, if that is hopeless."""
+        if not error.internal:
             return error
         isolation = Isolation(self._store, self._suspects)
-        kind, _, what = repr(operation).partition("(")
         try:
             isolation.change(run_id, kind, what, error)
         except Refused as verdict:
@@ -108,5 +116,39 @@ class Judge:
         return error
 
 
-def _is_internal(error: StoreError) -> bool:
+def is_of_one(error: Exception, store: Store) -> bool:
+    """Whether a failure is about what was asked alone: the server serves others, and takes the credentials."""
+    if isinstance(error, AccessDenied) or _is_internal(error):
+        try:
+            store.ping()
+        except StoreError:
+            return False
+        return True
+    return not isinstance(error, StoreUnavailable)
+
+
+def failure_of_one(request: Callable[[], object], store: Store) -> Exception | None:
+    """Make a request that may be repeated, and that nothing waits for.
+
+    Returns:
+        Why it will never be granted; None if it was. Whoever is denied it is so twice, with the server's word in between that
+        the credentials are good: they may just have been restored, or read anew.
+
+    Raises:
+        StoreError: the server is away, lets nobody in, or may yet do it.
+    """
+    for last in (False, True):
+        try:
+            request()
+        except Exception as error:
+            if isinstance(error, StoreUnavailable) or not is_of_one(error, store):
+                raise
+            if last or not isinstance(error, AccessDenied):
+                return error
+        else:
+            break
+    return None
+
+
+def _is_internal(error: Exception) -> bool:
     return isinstance(error, StoreUnavailable) and error.internal

@@ -23,6 +23,7 @@ from tracklayer.journal.operations import (
     Lost,
     Named,
     NamedModel,
+    NewExperiment,
     Outputs,
     Register,
     Rename,
@@ -52,6 +53,8 @@ def lane_of(operation: Operation) -> str:
             return f"close:{workflow_run_key(operation.context.workflow_run)}"
         case Lost():
             return f"lost:{run_key(operation.context)}"
+        case NewExperiment():
+            return f"experiment:{operation.name}"
         case _:
             return "header"
 

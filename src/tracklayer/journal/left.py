@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, NoReturn
 
 from tracklayer.journal.failures import JournalClosed
@@ -35,11 +36,13 @@ class LeftJournal:
         end: position behind the last record that can be read.
         died_at: when the last record was written, in milliseconds since the epoch: the best that is known about when
             its process ended.
+        damaged: True as soon as something was passed over because it could not be read.
     """
 
     def __init__(self, path: Path, header: Header, held: Lock, segments: tuple[FileSegment, ...]) -> None:
         self.path = path
         self.header = header
+        self.damaged = False
         self._held = held
         self._segments = segments
         self._files = Files(path)
@@ -85,10 +88,15 @@ class LeftJournal:
         """Where the copy of this name can be read. It may be gone, if it was delivered."""
         return self._files.path(name)
 
+    def spare(self, name: str) -> None:
+        """The server refused the artifact of this copy for good: the copy is kept, however many there are of those."""
+        self._files.spare(name, room=math.inf)
+
     def read(self, position: int, limit: int = WINDOW) -> list[Record]:
         """Records from `position` on: about `limit` bytes of them, but at least one; empty if there is none."""
         records = read(self._segments, position, self.end, limit)
         if lost := damaged(self._segments, position, records[0].position if records else self.end):
+            self.damaged = True
             log.warning("the journal in %s is damaged: %d bytes are passed over", self.path, lost)
         for record in records:
             if isinstance(record.operation, Artifact):

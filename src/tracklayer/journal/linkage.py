@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from tracklayer.context import LinkKind, Upstream
 from tracklayer.creation import is_expected
 from tracklayer.description import NOTE_TAG, with_upstream
-from tracklayer.exceptions import NotFound, Refused
+from tracklayer.exceptions import StoreError
 from tracklayer.forking import importing
 from tracklayer.identity import ROOT_TAG, UPSTREAM_TAG, upstream_tag
 from tracklayer.journal.identities import Held
+from tracklayer.journal.judging import failure_of_one
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.provisional import EXPECTED_TAG, ID_TAG, PENDING, id_tag, is_provisional
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from tracklayer.backend import Backend
     from tracklayer.journal.identities import Identities
@@ -50,26 +52,51 @@ class Linkage:
         self._backend = backend
         self._settings = settings
         self._ids = identities
+        self._before = frozenset(identities.runs)
         self._derived: dict[str, list[str]] = {}
         self._doubted: dict[tuple[str, str], None] = {}
+        self._told: set[tuple[str, str]] = set()
 
     def sent(self, run_id: str, tags: Iterable[str]) -> None:
-        """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
+        """Links were written with ids that led nowhere when they were resolved: they are to be looked at again."""
         for key in tags:
             identifier = key.removeprefix(UPSTREAM_TAG)
             if key.startswith(UPSTREAM_TAG) and is_provisional(identifier):
                 self._doubted[run_id, identifier] = None
-        self.look_again()
+
+    @property
+    def doubt(self) -> tuple[str, str] | None:
+        """The link that is to be looked at again next: the run that has it, and the id that it leads to."""
+        return next(iter(self._doubted), None)
+
+    def let_go(self) -> None:
+        """Do not look at that one again."""
+        del self._doubted[next(iter(self._doubted))]
 
     def look_again(self) -> None:
-        """See to the links that were sent; what is left because the server is away, the next time."""
-        while self._doubted:
-            run_id, identifier = next(iter(self._doubted))
-            try:
-                self._look_again_for(run_id, identifier)
-            except (NotFound, Refused) as error:
-                log.info("the link of run %s to %s was not brought up to date: %s", run_id, identifier, error)
-            del self._doubted[run_id, identifier]
+        """See to the links that were sent: perhaps they lead somewhere now."""
+        while (doubt := self.doubt) is not None:
+            self._attempt(*doubt, partial(self._look_again_for, *doubt))
+            self._doubted.pop(doubt, None)
+
+    def _attempt(self, consumer: str, linked: str, write: Callable[[], object]) -> None:
+        """Write a link, if that can be done; that it cannot is told once. Raises StoreError if it is to be tried again.
+
+        The run that is linked may be another team's, who has given the right to read it and no other. The run that it is
+        linked to has nothing to do with that, and does not wait. `tracklayer reconcile`, run by somebody who may, rights
+        the link.
+        """
+        error = failure_of_one(write, self._backend.store)
+        if error is not None and (consumer, linked) not in self._told:
+            self._told.add((consumer, linked))
+            bug = None if isinstance(error, StoreError) else error
+            log.warning(
+                "tracking: the link of run %s to %s was not brought up to date: %s",
+                consumer,
+                linked,
+                error,
+                exc_info=bug,
+            )
 
     def _look_again(self, consumer: str, upstream: Upstream) -> None:
         if is_provisional(upstream.run.run_id):
@@ -91,10 +118,7 @@ class Linkage:
             return
         run = store.get_run(run_id)
         for consumer in consumers:
-            try:
-                _right(store, consumer, identifier, run)
-            except (NotFound, Refused) as error:
-                log.info("the link of run %s to %s was not brought up to date: %s", consumer.run_id, run_id, error)
+            self._attempt(consumer.run_id, run_id, partial(_right, store, consumer, identifier, run))
         self._describe([run_id])
 
     def _found(self, item: Upstream) -> Upstream:
@@ -114,6 +138,8 @@ class Linkage:
 
     def ended(self, local: str, run_id: str) -> None:
         """A run has ended well: those that expected it before it was delivered are linked to it."""
+        if local not in self._derived and local in self._before:  # what delivered its beginning is not there any more
+            self._derived[local] = _other_ids(self._backend.store.get_run(run_id).tags)
         for identifier in self._derived.get(local, ()):
             self._grant_all(identifier, run_id)
         self._derived.pop(local, None)
@@ -127,17 +153,14 @@ class Linkage:
                 self._grant(consumer, identifier, run)
 
     def _grant(self, consumer: Run, identifier: str, run: Run) -> None:
-        store, name = self._backend.store, EXPECTED_TAG + identifier
+        name = EXPECTED_TAG + identifier
         kind = consumer.tags.get(name)
         if kind is None:
             return
         item = Upstream(run=ref_of(run), kind=cast("LinkKind", kind) if kind in get_args(LinkKind) else "hand-over")
         note = with_upstream(consumer.tags.get(NOTE_TAG, ""), item)
-        try:
-            store.log_batch(consumer.run_id, tags={**link_tags([item]), NOTE_TAG: note})
-            store.delete_tag(consumer.run_id, name)
-        except (NotFound, Refused) as error:
-            log.info("run %s was not linked to %s: %s", consumer.run_id, run.run_id, error)
+        tags = {**link_tags([item]), NOTE_TAG: note}
+        self._attempt(consumer.run_id, run.run_id, partial(_replace, self._backend.store, consumer.run_id, name, tags))
         self._describe([run.run_id])
 
     def resolved(self, opening: Opening) -> Opening:
@@ -176,7 +199,7 @@ class Linkage:
 
     def _known_as(self, local: str, opening: Opening, run_id: str) -> None:
         """A run that comes late is known by other ids, too, which were derived where it could not be looked for."""
-        self._derived[local] = [tag.removeprefix(ID_TAG) for tag in opening.tags if tag.startswith(ID_TAG)]
+        self._derived[local] = _other_ids(opening.tags)
         for identifier in self._derived[local]:
             self.right_consumers(identifier, run_id)
 
@@ -210,5 +233,15 @@ def _right(store: Any, consumer: Run, identifier: str, run: Run) -> None:
         place = f"#/experiments/{PENDING}/runs/{identifier}"
         right = note.replace(place, f"#/experiments/{run.experiment_id}/runs/{run.run_id}")
         tags[NOTE_TAG] = right.replace(identifier, run.run_id)
-    store.log_batch(consumer.run_id, tags=tags)
-    store.delete_tag(consumer.run_id, before)
+    _replace(store, consumer.run_id, before, tags)
+
+
+def _other_ids(tags: Iterable[str]) -> list[str]:
+    """By which ids a run is known beside the server's, as its tags say."""
+    return [tag.removeprefix(ID_TAG) for tag in tags if tag.startswith(ID_TAG)]
+
+
+def _replace(store: Any, run_id: str, before: str, tags: Mapping[str, str]) -> None:
+    """Let tags stand in the place of one."""
+    store.log_batch(run_id, tags=tags)
+    store.delete_tag(run_id, before)

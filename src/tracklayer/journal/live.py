@@ -55,6 +55,9 @@ BULK: Final = 0.9
 ALWAYS: Final = (Named, NamedModel, GivenOut, End, LeftOpen)
 """What is taken however full the journal is: a few bytes for each run, without which it would stay RUNNING."""
 
+SPARED: Final = 0.25
+"""The part of the bound that copies of artifacts may fill which the server refused."""
+
 _PAUSE: Final = 1_000
 """Milliseconds between looks at the disk: is our file still there, can it be written again?"""
 
@@ -194,6 +197,10 @@ class LiveJournal:
     def file(self, name: str) -> Path:
         """Where the copy of this name can be read. It is gone as soon as it is delivered."""
         return self._files.path(name)
+
+    def spare(self, name: str) -> None:
+        """The server refused the artifact of this copy for good: the copy is kept, as far as there is room for such."""
+        self._files.spare(name, room=self._limit * SPARED)
 
     def waiting(self, path: str | None) -> set[str]:
         """Local ids of the runs and models of which artifacts are not delivered yet, at this place; None for any."""

@@ -16,6 +16,18 @@ class Delivered(msgspec.Struct, frozen=True, array_like=True, tag="delivered"):
     position: int
 
 
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
+    """Everything before a position is delivered, but for some runs.
+
+    Attributes:
+        position: the position.
+        held: these runs, by their lanes (see `tracklayer.journal.lanes`): from where on nothing of them is delivered.
+    """
+
+    position: int = 0
+    held: dict[str, int] = {}
+
+
 class Trying(msgspec.Struct, frozen=True, array_like=True, tag="trying"):
     """The run or model with this local id is about to be asked for: whoever comes later looks for it first."""
 
@@ -74,7 +86,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True, tag="told"):
     count: int
 
 
-Note: TypeAlias = Delivered | Trying | Named | NamedModel | Begun | Ended | Reopened | Closed | Told
+Note: TypeAlias = Delivered | Settled | Trying | Named | NamedModel | Begun | Ended | Reopened | Closed | Told
 
 
 class Remembered:

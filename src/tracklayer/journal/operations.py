@@ -225,8 +225,8 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag="close"):
         if_last: True if it is one task that has ended, so that the workflow run may have; see
             `tracklayer.completion.close_if_last`.
         ends: with `if_last`: True if no task that certainly runs comes after it.
-        observed: True if runs of observed tasks may be among those of the workflow run: they may be in any experiment,
-            and are ended a moment after their tasks.
+        observed: True if runs of observed tasks may be among those of the workflow run: they are ended a moment after
+            their tasks.
         perhaps: True if nobody knows whether there is a parent: it is waited for only where this end is late itself.
         told: how tries ended of which no process was there then, by key.
     """
@@ -253,6 +253,12 @@ class Lost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
 
     context: RunContext
     ended_at: int
+
+
+class NewExperiment(msgspec.Struct, frozen=True, array_like=True, tag="experiment"):
+    """User code made, or chose, the experiment `name` while the server was away: it is created if there is none."""
+
+    name: str
 
 
 class CreateModel(msgspec.Struct, frozen=True, array_like=True, tag="model"):
@@ -320,6 +326,7 @@ Operation: TypeAlias = (
     | LeftOpen
     | Close
     | Lost
+    | NewExperiment
     | CreateModel
     | NamedModel
     | ChangeModel

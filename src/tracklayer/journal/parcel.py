@@ -43,7 +43,7 @@ class Parcel:
         self._params: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._yielding: set[str] = set()
-        self._datasets: dict[tuple[str, str, str | None], Dataset] = {}
+        self._datasets: dict[tuple[str, str], Dataset] = {}
         self._models: dict[str, None] = {}
         self._outputs: dict[str, int] = {}
         self._rivals: list[tuple[str, str]] = []
@@ -126,8 +126,9 @@ class Parcel:
         return index - begin
 
     def add_inputs(self, datasets: Sequence[Dataset], models: Sequence[str]) -> None:
-        """Add what the run read (or, by its context, made), each once."""
-        self._datasets.update({(item.name, item.digest, item.context): item for item in datasets})
+        """Add what the run read (or, by its context, made), each once: what a dataset was first called stays, as in MLflow."""
+        for item in datasets:
+            self._datasets.setdefault((item.name, item.digest), item)
         self._models.update(dict.fromkeys(models))
 
     def add_outputs(self, models: Sequence[tuple[str, int]]) -> None:
@@ -221,7 +222,7 @@ class Parcel:
 
     def refused(self, reason: str) -> list[Refusal]:
         """All of it, as refused."""
-        letters = [Refusal(kind="metric", key=item.key, value=str(item.value), reason=reason) for item in self._metrics]
+        letters = [Refusal.of_point(item, reason) for item in self._metrics]
         params = [*self._params.items(), *self._rivals]
         letters += [Refusal(kind="param", key=key, value=value, reason=reason) for key, value in params]
         letters += [Refusal(kind="tag", key=key, value=value, reason=reason) for key, value in self._tags.items()]

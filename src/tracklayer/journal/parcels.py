@@ -70,6 +70,11 @@ class Parcels:
         """Where the first record begins that is not delivered because it is gathered; the default if nothing is."""
         return min((parcel.position for parcel in self._parcels.values()), default=default)
 
+    @property
+    def positions(self) -> Mapping[str, int]:
+        """The same for each run, by its lane."""
+        return {lane: parcel.position for lane, parcel in self._parcels.items()}
+
     def add(
         self,
         lane: str,

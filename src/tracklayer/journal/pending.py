@@ -56,6 +56,15 @@ def names_ids(path: str) -> bool:
     return path.rpartition("/")[2] == "MLmodel"
 
 
+def names_given_out(content: bytes) -> bool:
+    """True for a file with ids or places in it that were given out before the server had chosen them.
+
+    >>> names_given_out(b"model_id: m-4d0b2f6c1a838e5f9f0c6a1e2b3d4c5f"), names_given_out(b"model_id: m-1")
+    (True, False)
+    """
+    return with_real_ids(content, lambda _: ("", "-")) != content
+
+
 def with_real_ids(content: bytes, real: Callable[[str], tuple[str, str] | None]) -> bytes:
     """The file ``MLmodel`` with the server's ids and places for those that were given out before it had chosen them.
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tracklayer.journal.disk import sync, sync_folder, write_whole
-from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Reopened, Told, Trying
+from tracklayer.journal.lanes import lane_of
+from tracklayer.journal.notes import Begun, Closed, Delivered, Ended, Note, Remembered, Reopened, Settled, Told, Trying
 from tracklayer.journal.operations import Named, NamedModel
 from tracklayer.journal.record import decoder, frames, pack
 from tracklayer.journal.refusals import Refusal, Refusals
@@ -23,6 +24,8 @@ from tracklayer.journal.refusals import Refusal, Refusals
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from tracklayer.journal.record import Record
 
 log = logging.getLogger("tracklayer")
 
@@ -36,6 +39,12 @@ _COMPACT: Final = 262_144
 
 _PAUSE: Final = 1.0
 """Seconds between attempts to write where that failed."""
+
+_PACE: Final = 1.0
+"""Seconds between notes about what waits, while delivery goes on."""
+
+_MANY: Final = 10_000
+"""So many runs that wait are worth no more than one note about them in a second."""
 
 
 class Progress:
@@ -67,6 +76,9 @@ class Progress:
         """
         self.delivered = 0
         self.changed = False
+        self._settled = Settled()
+        self._settle_at = 0.0
+        self._unsettled = False  # True: that is known, and not noted yet
         self._names: dict[str, Named] = {}
         self._models: dict[str, NamedModel] = {}
         self._trying: set[str] = set()
@@ -108,8 +120,47 @@ class Progress:
         if self._on_advance is not None:
             self._on_advance(position)
 
+    @property
+    def settled(self) -> int:
+        """Everything before this position is delivered, but for what is `held`."""
+        return max(self._settled.position, self.delivered)
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """From where on runs that wait are not delivered, by their lanes; it may be before what is `delivered`."""
+        return self._settled.held if self._settled.position > self.delivered else {}
+
+    def is_left(self, record: Record) -> bool:
+        """Whether a record is still to be delivered, as far as that is noted."""
+        position = record.position
+        if not self.delivered <= position < self.settled:
+            return position >= self.delivered
+        return position >= self.held.get(lane_of(record.operation), self.settled)
+
+    def settle(self, position: int, held: Mapping[str, int], *, resting: bool) -> None:
+        """Everything before `position` is delivered, but for some runs: nobody is to deliver the rest once more.
+
+        It is noted now and then, and at the end: a note for each request would cost more than what is done twice after a
+        kill, and is no less true for coming late.
+
+        Args:
+            position: the position.
+            held: from where on these runs are not delivered, by their lanes.
+            resting: True if delivery does not go on at once.
+        """
+        note = Settled(position, dict(held))
+        with self._lock:
+            if note != self._settled:
+                self._settled = note
+                self._unsettled = self.changed = True
+            now = time.monotonic()
+            if self._unsettled and now >= self._settle_at + (0.0 if resting else _PACE):
+                self._settle_at = now + len(held) // _MANY
+                self._unsettled = False
+                self._note(note)
+
     def trying(self, identifier: str) -> None:
-        """The run or model with this local id is about to be created."""
+        """The run or model with this local id is about to be created; or a remark with a beginning of its own, see `notes`."""
         with self._lock:
             if identifier not in self._trying:
                 self._note(Trying(identifier))
@@ -134,9 +185,20 @@ class Progress:
             if self.remembered.take(note):
                 self._note(note)
 
-    def refuse(self, kind: str, run: str, key: str | None, value: str | None, reason: str) -> None:
-        """Keep a value that the server refused for good. The same one, told again, is kept once."""
-        refusal = Refusal(time.time_ns() // 1_000_000, kind, run, key, value, reason)
+    def refuse(
+        self,
+        kind: str,
+        run: str,
+        key: str | None,
+        value: str | None,
+        reason: str,
+        *,
+        at: int | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Keep a value that the server refused for good. The same one, told again, is kept once; see `Refusal`."""
+        told = {name: number for name, number in (("timestamp", at), ("step", step)) if number is not None}
+        refusal = Refusal(time.time_ns() // 1_000_000, kind, run, key, value, reason, **told)
         with self._lock:
             self.changed = self._refusals.add(refusal) or self.changed
 
@@ -157,7 +219,8 @@ class Progress:
     def unwritten(self) -> dict[str, bytes]:
         """What is known and not on the disk: whole files, by their names in a journal's folder."""
         with self._lock:
-            known = {NAME: self._compact()} if self._behind or self._folder is None else {}
+            lags = self._behind or self._unsettled or self._folder is None
+            known = {NAME: self._compact()} if lags else {}
             return known | self._refusals.unwritten()
 
     def move_to(self, folder: Path) -> None:
@@ -173,6 +236,9 @@ class Progress:
         """Write what could not be written before, if it can be now; then no more."""
         with self._lock:
             self._again_at = 0.0
+            if self._unsettled:
+                self._unsettled = False
+                self._note(self._settled)
             self._catch_up()
             self._refusals.close()
             self._writable = False
@@ -208,6 +274,8 @@ class Progress:
     def _take(self, note: Note) -> None:
         if isinstance(note, Delivered):
             self.delivered = max(self.delivered, note.position)
+        elif isinstance(note, Settled):
+            self._settled = note
         elif isinstance(note, Trying):
             self._trying.add(note.id)
         elif isinstance(note, Named):
@@ -255,6 +323,8 @@ class Progress:
         at = time.time_ns() // 1_000_000
         open_tries = (Trying(identifier) for identifier in sorted(self._trying))
         notes: list[Note] = [Delivered(self.delivered), *open_tries, *self._names.values(), *self._models.values()]
+        if self._settled.position > self.delivered:
+            notes.append(self._settled)
         notes += self.remembered.notes()
         return b"".join(pack(note, at) for note in notes)
 

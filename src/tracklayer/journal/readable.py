@@ -29,5 +29,8 @@ class Journal(Protocol):
     def thin(self, before: int, waiting: frozenset[str]) -> None:
         """Everything before a position is delivered, but for the runs that wait: the room of it may be given back."""
 
+    def spare(self, name: str) -> None:
+        """The server refused the artifact of this copy for good: the copy is kept, as far as there is room for such."""
+
     def file(self, name: str) -> Path:
         """Where the copy of an artifact can be read."""

@@ -57,12 +57,15 @@ class Damage(NamedTuple):
         why: what is wrong with it, for people.
         torn: True for a tail that was being written when the process or the machine died, which is no fault: nothing
             in it was acknowledged.
+        errno: why the system gave nothing of it out (`errno.EACCES`, …), so that nobody knows what is there; 0 if its
+            bytes were read, and are wrong.
     """
 
     position: int
     next: int
     why: str
     torn: bool
+    errno: int = 0
 
 
 class Frame(NamedTuple):

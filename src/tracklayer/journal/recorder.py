@@ -1,20 +1,15 @@
 """What the rest of tracklayer calls to have something recorded: it is in the journal then, and on its way.
 
-There is one recorder for each tracking back end of a process. Nothing here raises because of the journal or the
+There is one recorder for each tracking back end of a process (`tracklayer.journal.recorders`). Nothing here raises because of the journal or the
 server, unless somebody asks for that; nothing waits for longer than it is told to.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
-import sys
 import tempfile
-import threading
-import weakref
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tracklayer.creation import provisionally
@@ -22,7 +17,7 @@ from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailabl
 from tracklayer.forking import importing
 from tracklayer.interruption import let_through
 from tracklayer.journal.delivery import Delivery
-from tracklayer.journal.departure import depart
+from tracklayer.journal.departure import depart, may_go
 from tracklayer.journal.failures import JournalClosed, JournalFull
 from tracklayer.journal.heading import heading
 from tracklayer.journal.live import open_journal
@@ -31,7 +26,6 @@ from tracklayer.journal.promises import Promises
 from tracklayer.journal.sender import Sender
 from tracklayer.journal.watch import Silence, watched
 from tracklayer.provisional import PENDING, provisional_id
-from tracklayer.singleton import singleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,6 +145,7 @@ class Recorder:
             return False
         except JournalFull as error:
             self._warn("full", str(error))
+            self._tell_unkept(operation)
         except (ValueError, TypeError, OSError) as error:
             let_through(error)
             self._warn(type(error).__name__, f"{type(operation).__name__} cannot be kept: {error}")
@@ -306,6 +301,15 @@ class Recorder:
             self.unanswered()
             raise
 
+    def is_there(self) -> bool:
+        """Whether the server is there, for a call that can but fail without it.
+
+        A server that has failed is not asked. One that somebody has waited for in vain is, once: perhaps it was only slow.
+        """
+        if os.getpid() != self._pid:
+            return self._heir().is_there()
+        return self._sender.is_there(self.settings.patience, self.settings.timeout)
+
     def drain(self) -> bool:
         """What the end of a stage does: send what was recorded, and wait a little for the server to have it.
 
@@ -362,7 +366,7 @@ class Recorder:
             # same: if the request still succeeds, whoever delivers the copy finds what it has done.
             depart(self._journal, url)
             return False
-        self._journal.close(remove=complete or depart(self._journal, url), end=end)
+        self._journal.close(remove=may_go(self._journal, url, complete=complete), end=end)
         return complete
 
     def discard(self) -> None:
@@ -398,21 +402,29 @@ class Recorder:
         self._promises.failed(error)
         self._journal.save()
 
-    def _idle(self) -> None:
-        """Everything of this process is sent: time for what others left behind."""
+    def _idle(self) -> float | None:
+        """Everything of this process is sent: time for what others left behind; see `Scavenger.look`."""
         if self._scavenger is None:
             with importing():
                 from tracklayer.journal.recovery import Scavenger
 
             self._scavenger = Scavenger(self.backend, self.settings, busy=lambda: self._sender.busy)
-        if not self._closed and not self.away:
-            self._scavenger.look()
+        return None if self._closed or self.away else self._scavenger.look()
 
     def _heir(self) -> Recorder:
         from tracklayer.backend import open_backend
+        from tracklayer.journal.recorders import recorder_of
 
         backend = open_backend(self.settings)
         return recorder_of(backend or self.backend, self.settings)
+
+    def _tell_unkept(self, operation: Operation) -> None:
+        """Tell a run how much was not kept, again when that has doubled: its process may not live to its end."""
+        if isinstance(operation, Log) and UNKEPT_TAG not in operation.tags:
+            count = self._journal.unkept.get(operation.run, 0)
+            if (told := f"{operation.run} {count.bit_length()}") not in self._warned:
+                self._warned.add(told)
+                self.append(Log(operation.run, tags={UNKEPT_TAG: f"{count} values so far: the journal was full"}))
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
@@ -420,71 +432,4 @@ class Recorder:
             log.warning("tracking: %s", message)
 
 
-def recorder_of(backend: Backend, settings: Settings) -> Recorder:
-    """This process's recorder for a tracking back end, made when it is first asked for.
-
-    Args:
-        backend: the tracking back end.
-        settings: those with which it is made; whoever asks first decides.
-    """
-    key = (os.getpid(), backend.store.uri)
-    recorder = _recorders().get(key)
-    if recorder is None:
-        with _making(os.getpid()):
-            recorder = _recorders().get(key)
-            if recorder is None:
-                made = Recorder(backend, settings)
-                recorder = _recorders().setdefault(key, made)
-                if recorder is made:
-                    _close_in_the_end(recorder)
-                else:  # a signal handler that logs came in the middle of it, and goes on with its own
-                    made.discard()
-    return recorder
-
-
-def close_recorders(*, carry: str | None = None) -> None:
-    """Close the recorders of this process, as its end does. The next one that is asked for is new.
-
-    Args:
-        carry: the folder to which what is left is taken; None is where the settings say.
-    """
-    pid = os.getpid()
-    for key in [key for key in _recorders() if key[0] == pid]:
-        recorder = _recorders().pop(key, None)
-        if recorder is not None:
-            recorder.close(carry=carry)
-
-
-@singleton
-def _recorders() -> dict[tuple[int, str], Recorder]:
-    """The recorders by process and tracking URI: a forked process finds those of its parent, and uses none of them."""
-    return {}
-
-
-@lru_cache(maxsize=4)
-def _making(pid: int) -> threading.RLock:
-    """Held while a recorder is made; of each process its own, so that a fork finds none locked."""
-    del pid
-    return threading.RLock()
-
-
-def _close_in_the_end(recorder: Recorder) -> None:
-    reference, pid = weakref.ref(recorder), os.getpid()
-
-    def close() -> None:
-        found = reference()
-        if found is not None and os.getpid() == pid:
-            _recorders().pop((pid, found.backend.store.uri), None)
-            found.close()
-
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        # Such a process ends without what is registered with atexit.
-        from multiprocessing.util import Finalize
-
-        Finalize(None, close, exitpriority=0)
-    else:
-        atexit.register(close)
-
-
-__all__ = ["PENDING", "Recorder", "close_recorders", "recorder_of"]
+__all__ = ["PENDING", "Recorder"]

@@ -10,16 +10,19 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from tracklayer.ending import DIED, end_instead
-from tracklayer.exceptions import StoreError
+from tracklayer.exceptions import NotFound, Refused, StoreError
 from tracklayer.forking import importing
 from tracklayer.identity import workflow_run_key
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.judging import is_of_one
+from tracklayer.journal.lanes import FILES, MODEL
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.notes import Begun
 from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
@@ -41,6 +44,9 @@ log = logging.getLogger("tracklayer")
 AGAIN: Final = 30.0
 """Seconds after which somebody who delivers all the time looks again for what was left behind."""
 
+
+_OVER: Final = "over:"
+"""How the note begins that something of a dead process was ended; then what it was."""
 
 UNASKED: Final = 0.75
 """The part of the time at the end of a process in which delivery goes on; the rest is for it to stop in order."""
@@ -130,11 +136,9 @@ class Recovery:
         """Deliver the next window; False when nothing is left to do now. Raises StoreError."""
         if self.delivery.step():
             return True
-        if self.delivery.delivered < self.journal.end:
-            return False
         if not self._done:
             self._end_what_died()
-            self._done = True
+            self._done = self.delivery.delivered >= self.journal.end
         return False
 
     def finish(self) -> bool:
@@ -147,25 +151,59 @@ class Recovery:
         """End the runs of a process that did not live to do it, at the time of its last sign of life.
 
         Not the parents of workflow runs that are an orchestrator's: other processes may be at work below them, and
-        only the orchestrator knows how they end.
+        only the orchestrator knows how they end. A run that is held waits; what is held of others (artifacts whose
+        storage is away, for days perhaps) says nothing about it. Nor does what goes wrong with another's end. Each is
+        ended once: while the journal waits for something else, somebody may have opened the run again.
         """
-        for local, named in self.journal.progress.names.items():
-            if local not in self._survey.parents and not (self._is_over(local) or self._is_over(named.run_id)):
-                store, died_at = self._backend.store, self.journal.died_at
-                end_instead(store, named.run_id, "KILLED", died_at, {OUTCOME_TAG: DIED}, given=local)
-                if self.journal.progress.tried(TWICE + local):
-                    trash_twins(self._backend.store, named.run_id)
-        for run in self.journal.progress.remembered.reopened:
-            run_id = self.delivery.identities.known(run)
-            if run_id is not None and not self._is_over(run):
-                end_instead(self._backend.store, run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED})
-        for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:
-            settle_parents(self._backend.store, key)
-        for context in self._survey.scripts.values():
-            with importing():
-                from tracklayer.closing import close
+        left: Exception | None = None
+        progress = self.journal.progress
+        for what, end in self._ends():
+            if progress.tried(_OVER + what):
+                continue
+            try:
+                end()
+            except Exception as error:
+                if not is_of_one(error, self._backend.store):
+                    raise
+                if not isinstance(error, NotFound | Refused):  # it may be mended
+                    left = left or error
+                    continue
+                log.warning("tracking: the end of %s, whose process died, is left out: %s", what, error)
+            progress.trying(_OVER + what)
+        if left is not None:
+            raise left
 
-            close(context, "KILLED", self._settings, self._backend, ended_at=self.journal.died_at)
+    def _ends(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        """What is to be ended by now: what it is called, and how."""
+        progress, held = self.journal.progress, self.delivery.held
+        for local, named in list(progress.names.items()):
+            over = self._is_over(local) or self._is_over(named.run_id)
+            if local not in self._survey.parents and not over and held.keys().isdisjoint((local, named.run_id)):
+                yield f"the run {named.run_id}", partial(self._end_run, local, named.run_id)
+        for run in list(progress.remembered.reopened):
+            run_id = self.delivery.identities.known(run)
+            if run_id is not None and not self._is_over(run) and held.keys().isdisjoint((run, run_id)):
+                yield f"the run {run_id} that was opened again", partial(self._end_reopened, run_id)
+        if all(lane.startswith((FILES, MODEL)) for lane in held):
+            for key in {key for local, key in self._survey.begun.items() if self._is_unsure(local)}:
+                yield f"what was made twice of {key}", partial(settle_parents, self._backend.store, key)
+            for key, context in self._survey.scripts.items():
+                yield key, partial(self._close, context)
+
+    def _end_run(self, local: str, run_id: str) -> None:
+        end_instead(self._backend.store, run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED}, given=local)
+        if self.journal.progress.tried(TWICE + local):
+            trash_twins(self._backend.store, run_id)
+
+    def _end_reopened(self, run_id: str) -> None:
+        end_instead(self._backend.store, run_id, "KILLED", self.journal.died_at, {OUTCOME_TAG: DIED})
+
+    def _close(self, context: RunContext) -> None:
+        with importing():
+            from tracklayer.closing import close
+
+        # It may have ended well: forks of a script took it for their own once, and what they left says so.
+        close(context, "KILLED", self._settings, self._backend, ended_at=self.journal.died_at, instead=True)
 
     def _is_unsure(self, local: str) -> bool:
         """Whether a request for the run, and before it for its parent, was sent whose answer nobody has heard."""
@@ -212,18 +250,28 @@ class Scavenger:
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
-    def look(self) -> None:
-        """Begin, if it is time for it. Takes no time itself."""
+    def look(self) -> float | None:
+        """Begin, if it is time for it. Takes no time itself.
+
+        Returns:
+            Seconds after which to ask again, because it was too early: what was left behind since the last look may have
+            nobody else to deliver it. None if it has begun, or is not to begin any more.
+        """
+        if self._stopping.is_set():
+            return None
         now = time.monotonic()
-        if now < self._next or self._stopping.is_set() or (self._thread is not None and self._thread.is_alive()):
-            return
+        if now < self._next:
+            return self._next - now
+        if self._thread is not None and self._thread.is_alive():
+            return AGAIN
         self._next = now + AGAIN
         thread = threading.Thread(target=self._run, name="tracklayer-recovery", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is about to end
-            return
+            return None
         self._thread = thread
+        return None
 
     def wait(self, seconds: float) -> None:
         """Wait for it to be done, at most so long; the last part of that it is asked to stop, at the next opportunity."""
@@ -238,22 +286,28 @@ class Scavenger:
             for path in left_behind(self._settings, self._backend.store.uri):
                 if self._stopping.is_set():
                     return
-                journal = LeftJournal.take(path)
-                if journal is not None:
-                    self._deliver(journal)
+                try:
+                    journal = LeftJournal.take(path)
+                    if journal is not None:
+                        self._deliver(journal)
+                except Exception as error:  # whatever is wrong with one journal, the next ones are delivered
+                    log.warning("tracking: the journal %s cannot be delivered: %s", path, error, exc_info=error)
         except Exception as error:
             log.warning("tracking: delivering what was left behind failed: %s", error, exc_info=error)
 
     def _deliver(self, journal: LeftJournal) -> None:
-        recovery = Recovery(journal, self._backend, self._settings)
+        recovery: Recovery | None = None
         try:
+            recovery = Recovery(journal, self._backend, self._settings)
             while recovery.step() and not self._stopping.is_set():
                 while self._busy() and not self._stopping.wait(0.05):
                     pass
         except StoreError as error:
             log.info("what is left in %s is delivered later: %s", journal.path, error)
         finally:
-            if recovery.finish():
+            if recovery is None:
+                journal.close(remove=False)
+            elif recovery.finish():
                 log.info("what a process had left behind is delivered: %s", journal.path.name)
 
 

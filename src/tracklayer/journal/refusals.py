@@ -53,6 +53,8 @@ class Refusal(msgspec.Struct, frozen=True):
         key: its name; None for what has none.
         value: the value, as text; None if it is too big to be kept here or there is none.
         reason: what the server said.
+        timestamp: of a metric point, in milliseconds since the epoch. Not there for anything else.
+        step: of a metric point. Not there for anything else.
     """
 
     at: int
@@ -61,6 +63,8 @@ class Refusal(msgspec.Struct, frozen=True):
     key: str | None = None
     value: str | None = None
     reason: str = ""
+    timestamp: int | msgspec.UnsetType = msgspec.UNSET
+    step: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Refusals:
@@ -151,7 +155,8 @@ class Refusals:
             told = refusal.value or ""
             self.count += int(told) if told.isdecimal() and len(told) < 10 else 0
             return False
-        known = hash((refusal.kind, refusal.run, refusal.key, refusal.value, refusal.reason[:_REASON]))
+        point = refusal.timestamp, refusal.step
+        known = hash((refusal.kind, refusal.run, refusal.key, refusal.value, refusal.reason[:_REASON], point))
         if known in self._known:
             return False
         if len(self._known) < _KNOWN:

@@ -57,7 +57,7 @@ class Sender:
         *,
         interval: float,
         on_failure: Callable[[StoreError], None],
-        on_idle: Callable[[], None],
+        on_idle: Callable[[], float | None],
         on_turn: Callable[[], bool],
     ) -> None:
         """Start no thread yet.
@@ -68,7 +68,8 @@ class Sender:
             store: where to.
             interval: seconds for which what is logged is gathered.
             on_failure: told in the sender's thread that the server is away.
-            on_idle: called in the sender's thread when everything is sent.
+            on_idle: called in the sender's thread when everything is sent; says after how many seconds it wants to be
+                again though nothing was logged meanwhile, None for not at all.
             on_turn: called in the sender's thread now and then, whatever it does; says whether it wants to be before long.
         """
         self.away = False
@@ -183,6 +184,28 @@ class Sender:
             self._look(seen, min(left, doubt / 2))
             looked = time.monotonic()
 
+    def is_there(self, patience: float, timeout: float) -> bool:
+        """Whether the server is there, for somebody who can do nothing without it.
+
+        A server that has failed is not asked. One that was slower than somebody had patience is, once, and by the smallest of
+        requests: where it answers that, the thread is waited for, which is about to find out, too.
+
+        Args:
+            patience: seconds to wait for that answer.
+            timeout: seconds to wait for the thread then.
+        """
+        if self._in_doubt() and not is_there(self._store, patience, unknown=self._in_doubt):
+            with self._moved:
+                if self._in_doubt():  # nobody else need try before it answers the thread
+                    self.error = StoreUnavailable(f"{self._store.uri} does not answer")
+        with self._moved:
+            self._moved.wait_for(lambda: not self._in_doubt(), timeout)
+            return self.error is None
+
+    def _in_doubt(self) -> bool:
+        """Whether somebody has waited in vain, and nobody knows yet whether the server is away."""
+        return self.away and self.error is None
+
     def _look(self, seen: int, seconds: float) -> None:
         """See whether the server is there, after nothing has moved for a while; it may move in this moment."""
         if not is_there(self._store, seconds) and self._delivery.requests == seen:
@@ -245,13 +268,12 @@ class Sender:
             now, due = time.monotonic(), self._due()
             if due is not None and due <= now:
                 return
-            if due is None:
-                self._on_idle()
+            again = self._on_idle() if due is None else None
             if due is None or due - now > self._interval:  # what is logged from now on is due before that
                 self._idle = True
                 due = self._due()
             if not self._hurry:
-                self._wait(None if due is None else due - now)
+                self._wait(again if due is None else due - now)
             self._idle = False
 
     def _wait(self, seconds: float | None) -> None:

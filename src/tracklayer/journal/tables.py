@@ -23,6 +23,10 @@ log = logging.getLogger("tracklayer")
 APPENDED: Final = "rows:"
 """How the note begins that a table with these rows is about to be stored; then the copy's name and `Table.mark`."""
 
+LONG: Final = 1e16
+SHORT: Final = 1e-15
+"""From where on, and below what, pandas writes floats with an exponent."""
+
 
 class Table(Protocol):
     """A table as MLflow stores it. What is no such table, or cannot be read here, raises any exception."""
@@ -73,8 +77,7 @@ class JsonTable:
 
     def digest(self, rows: int, columns: int) -> str:
         """A digest of its first rows and columns."""
-        first = [self._columns[:columns], *(row[:columns] for row in self._rows[:rows])]
-        return hashlib.sha256(json.dumps(first).encode()).hexdigest()
+        return _digest(self._columns[:columns], [row[:columns] for row in self._rows[:rows]])
 
     def without(self, rows: int) -> JsonTable:
         """The table without its first rows."""
@@ -107,6 +110,26 @@ class JsonTable:
         return json.dumps({"columns": self._columns, "data": self._rows}, separators=(",", ":")).encode()
 
 
+def _digest(columns: list[Any], rows: list[list[Any]]) -> str:
+    """A digest that stays the same when MLflow, which is pandas, reads the table and stores it again."""
+    normal = [[_normal(value) for value in row] for row in (columns, *rows)]
+    return hashlib.sha256(json.dumps(normal).encode()).hexdigest()
+
+
+def _normal(value: Any) -> Any:
+    """A value as all that pandas makes of it: in a column with nulls numbers and booleans are floats, text with numbers is numbers.
+
+    >>> [_normal(value) for value in (1, 1.0, True, "1", None, "x", [1])]
+    [1.0, 1.0, 1.0, 1.0, None, 'x', [1]]
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+    # As pandas writes floats: with ten places, or from here on with ten digits.
+    return float(f"{number:.10g}") if abs(number) >= LONG or abs(number) < SHORT else round(number, 10)
+
+
 def _names(columns: list[Any]) -> list[str]:
     """Columns by what can be compared: pandas' own may have several levels, which are lists here."""
     return [json.dumps(column) for column in columns]
@@ -131,8 +154,9 @@ class ParquetTable:
 
     def digest(self, rows: int, columns: int) -> str:
         """A digest of its first rows and columns."""
-        first = self._frame.iloc[:rows, :columns].to_json(orient="split", index=False, default_handler=str)
-        return hashlib.sha256(first.encode()).hexdigest()
+        told = self._frame.iloc[:rows, :columns].to_json(orient="split", index=False, default_handler=str)
+        first = json.loads(told)
+        return _digest(first["columns"], first["data"])
 
     def without(self, rows: int) -> ParquetTable:
         """The table without its first rows."""

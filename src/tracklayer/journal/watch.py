@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from tracklayer.exceptions import StoreUnavailable
 
@@ -27,6 +27,10 @@ class Silence(StoreUnavailable):
 
 class Overdue(StoreUnavailable):
     """There is no answer yet, and time is over."""
+
+
+LOOK: Final = 0.02
+"""Seconds between two looks whether waiting has become needless."""
 
 
 class Asked(Generic[T]):
@@ -63,11 +67,19 @@ class Asked(Generic[T]):
         self._done.set()
 
 
-def is_there(store: Store, seconds: float) -> bool:
-    """Whether the server answers the smallest of requests within so many seconds, be it with a refusal."""
+def is_there(store: Store, seconds: float, *, unknown: Callable[[], bool] = lambda: True) -> bool:
+    """Whether the server answers the smallest of requests within so many seconds, be it with a refusal.
+
+    Args:
+        store: the server.
+        seconds: to wait.
+        unknown: looked at meanwhile; as soon as it is False somebody else knows better, and waiting ends.
+    """
     pulse = Asked(store.ping, "tracklayer-pulse")
-    if not pulse.wait(seconds):
-        return False
+    until = time.monotonic() + seconds
+    while not pulse.wait(max(min(LOOK, until - time.monotonic()), 0.0)):
+        if time.monotonic() >= until or not unknown():
+            return False
     try:
         pulse.result()
     except StoreUnavailable:

@@ -35,12 +35,22 @@ class Refusal:
         key: its key.
         value: its value as text.
         reason: what the back end said.
+        timestamp: of a metric point, in milliseconds since the epoch; None for everything else.
+        step: of a metric point; None for everything else.
     """
 
     kind: str
     key: str
     value: str
     reason: str
+    timestamp: int | None = None
+    step: int | None = None
+
+    @classmethod
+    def of_point(cls, point: Metric, reason: str) -> Refusal:
+        """That of a metric point."""
+        value = str(point.value)
+        return cls(kind="metric", key=point.key, value=value, reason=reason, timestamp=point.timestamp, step=point.step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +59,9 @@ class _Item:
     content: Metric | tuple[str, str]
 
     def refused(self, reason: str) -> Refusal:
-        content = self.content
-        key, value = content if isinstance(content, tuple) else (content.key, str(content.value))
+        if not isinstance(self.content, tuple):
+            return Refusal.of_point(self.content, reason)
+        key, value = self.content
         return Refusal(kind=self.kind, key=key, value=value, reason=reason)
 
 

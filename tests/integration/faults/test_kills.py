@@ -31,11 +31,11 @@ def test_what_was_acknowledged_survives(
     killer = Killer(stage, SEED)
     killer.kill(range(KILLS // 2))
     with proxy.refused():
-        killer.kill(range(KILLS // 2, KILLS * 3 // 4))
-    killer.kill(range(KILLS * 3 // 4, KILLS))
+        killer.kill(range(KILLS // 2, KILLS * 5 // 8))
+    killer.kill(range(KILLS * 5 // 8, KILLS))
     with proxy.refused():  # so that there is something to deliver
-        killer.kill(range(KILLS, KILLS + 15))
-        for number in range(KILLS + 15, KILLS * 2):  # as many as were through before their moment came
+        killer.kill(range(KILLS, KILLS + 8))
+        for number in range(KILLS + 8, KILLS * 2):  # as many as were through before their moment came
             if killer.killed >= KILLS:
                 break
             killer.kill(range(number, number + 1))
@@ -44,7 +44,7 @@ def test_what_was_acknowledged_survives(
     assert killer.killed >= KILLS, told
     assert killer.finished < KILLS / 4, told
     assert len(killer.calls) >= min(10, KILLS / 4), told  # the moments are spread
-    stage.deliver()
+    stage.deliver(seconds=400)  # some thousand requests
     assert stage.differences(victim, died=True, closed=False) == [], told
     killer.close()
     assert stage.differences(victim, died=True) == [], told

@@ -17,8 +17,8 @@ import pytest
 
 from harness.faulty_store import Clock
 from harness.stress import DENSE, SPARSE, Story
-from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.flight import Flight
+from tracklayer.journal.frontier import Frontier
 from tracklayer.journal.parcel import Parcel
 from tracklayer.journal.progress import Progress
 from tracklayer.journal.recovery import Recovery
@@ -141,7 +141,19 @@ def test_the_comparison_sees_a_run_that_was_created_twice(tmp_path: Path, clock:
 
 
 def gathered_counts_as_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Delivery, "_gathered_from", lambda delivery: delivery._position)
+    def delivered(frontier: Frontier, position: int) -> int:
+        held = frontier._holds.first()
+        return position if held is None else min(held, position)
+
+    monkeypatch.setattr(Frontier, "delivered", delivered)
+
+
+def what_waits_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Progress, "held", {})
+
+
+def gathered_counts_as_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Frontier, "_passed_over", lambda frontier, position: (position, frontier._holds.positions))
 
 
 def asked_twice_is_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +176,8 @@ def what_died_is_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     ("mistake", "profile", "seen"),
     [
         (gathered_counts_as_delivered, SPARSE, "lost"),
+        (gathered_counts_as_settled, SPARSE, "lost"),
+        (what_waits_is_forgotten, SPARSE, "lost"),
         (what_comes_back_is_forgotten, DENSE, "lost"),
         (asked_twice_is_made_twice, SPARSE, "created 2 times"),
         (an_end_waits_for_nothing, SPARSE, "ended before"),
