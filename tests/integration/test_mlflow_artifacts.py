@@ -24,6 +24,7 @@ from harness.outage import flush
 from harness.pipeline import PLUGINS, Pipeline
 from harness.process import wait_for
 from harness.proxy import RecordingProxy, black_hole, refused_port
+from tracklayer.mlflow_plugins import kept
 from tracklayer.mlflow_plugins.artifact_repository import _watching as watched
 from tracklayer.mlflow_plugins.artifacts import joined
 from tracklayer.settings import Settings
@@ -47,6 +48,35 @@ def test_an_artifact_is_stored_at_once_where_the_server_is_there(line: Line, tmp
         assert line.text(stage.run_id, "notes/result.txt", tmp_path / "read") == "fine"
         mlflow.log_artifacts(str(folder_of(tmp_path)), "report")
         assert line.paths(stage.run_id) == ["notes/result.txt", "report/plots/roc.svg", "report/summary.md"]
+
+
+def test_nothing_is_remembered_of_the_artifacts_of_stages_that_have_ended(line: Line, tmp_path: Path) -> None:
+    """A process may live for years. What is not delivered when its stage ends is let go of with the next one."""
+    with line.stage("early") as early:
+        mlflow.log_text("fine", "a.txt")
+        with mlflow.start_run(nested=True):
+            mlflow.log_text("fine", "b.txt")
+        assert len(kept._known()) == 2
+    assert kept._known() == {}
+    with line.stage("cut off") as stage:
+        mlflow.log_text("fine", "a.txt")
+        line.cut()
+        mlflow.log_text("kept", "b.txt")
+    assert list(kept._known()) == [stage.run_id]
+    waiting = kept.kept_of(stage.run_id or "", None)  # plain MLflow's calls after the stage find it
+    assert waiting is not None
+    assert waiting.has("b.txt")
+    line.mend()
+    run_id = line.deliver(stage)
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/b.txt") == "kept"
+    with line.stage("last"):
+        mlflow.log_text("fine", "a.txt")
+    assert kept._known() == {}
+    for run, path in ((run_id, "b.txt"), (early.run_id, "a.txt")):
+        assert line.paths(run or "", None)[0] == "a.txt"
+        assert mlflow.artifacts.load_text(f"runs:/{run}/{path}") in {"kept", "fine"}
+    mlflow.MlflowClient().log_text(run_id, "more", "c.txt")
+    assert line.text(run_id, "c.txt", tmp_path / "read") == "more"
 
 
 def test_artifacts_are_kept_while_the_server_is_away(line: Line, tmp_path: Path) -> None:

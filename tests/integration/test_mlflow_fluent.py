@@ -109,6 +109,19 @@ def test_the_first_start_run_is_the_stage_run_with_what_the_user_says_about_it(p
     assert pipeline.below(stage.run_id) == []
 
 
+def test_a_run_that_is_opened_again_ends_with_the_stage(pipeline: Pipeline) -> None:
+    with pipeline.stage() as stage:
+        client = mlflow.MlflowClient()
+        run_id = client.create_run(stage.experiment_id or "").info.run_id
+        client.set_terminated(run_id)
+        client.update_run(run_id, status="RUNNING")
+        mlflow.log_metric("auc", 0.9, run_id=run_id)
+
+    told = pipeline.run(run_id)
+    assert (told.info.status, told.data.metrics) == ("FINISHED", {"auc": 0.9})
+    assert told.info.end_time >= told.info.start_time
+
+
 def test_a_loop_of_runs_keeps_its_params_apart(pipeline: Pipeline) -> None:
     with pipeline.stage() as stage:
         ids = []

@@ -295,3 +295,20 @@ def test_a_metric_of_a_dataset_that_is_logged_while_the_server_is_away(line: Lin
     assert [read.dataset.name for read in run.inputs.dataset_inputs] == ["flights"]
     for key, value in (("auc", 0.9), ("f1", 0.8)):
         assert run.data.metrics[key] == value
+
+
+def test_a_trace_reaches_the_experiment_that_was_chosen_while_the_server_was_away(line: Line) -> None:
+    name = f"chosen-{line.pipeline.workflow}"
+    with line.stage() as stage:
+        line.cut()
+        mlflow.set_experiment(name)
+        with mlflow.start_run(run_name="daily"):
+            line.mend()
+            with mlflow.start_span(name="one"):
+                pass
+        mlflow.flush_trace_async_logging()
+    line.deliver(stage)
+    experiment = line.client.get_experiment_by_name(name)
+    assert experiment is not None
+    (trace,) = line.client.search_traces(locations=[experiment.experiment_id])
+    assert trace.info.trace_metadata["mlflow.sourceRun"]

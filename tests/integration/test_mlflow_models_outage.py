@@ -16,11 +16,13 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
 
+import tracklayer
 from harness.line import ARTIFACTS, Line, within
 from harness.outage import flush
 from harness.pipeline import PLUGINS, Pipeline
 from harness.process import wait_for
 from tracklayer.provisional import is_provisional
+from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -142,6 +144,29 @@ def test_a_server_that_is_lost_while_a_model_is_logged(line: Line) -> None:
     loads(line, model.model_uri, f"runs:/{run_id}/model")
 
 
+def test_a_server_that_is_back_before_the_files_of_a_model_are_stored(line: Line, tmp_path: Path) -> None:
+    class Healing(Constant):
+        """Mends the way when MLflow asks for it: the model has its id then, and MLflow stores its files at once."""
+
+        def __reduce__(self) -> Any:
+            line.mend()
+            wait_for(stage.flush, 60, "delivery")
+            return Constant, ()
+
+    line.cut()
+    with line.stage() as stage, mlflow.start_run():
+        told = log_model(python_model=Healing())
+    run_id = line.deliver(stage)
+    (model,) = line.models(run_id)
+    assert told.model_id != model.model_id
+    loads(line, model.model_uri, told.model_uri)
+    written = description(line, model.model_id, tmp_path)
+    assert model.model_id in written
+    assert run_id in written
+    assert "pending" not in written
+    assert (told.model_id or "-") not in written
+
+
 @pytest.mark.parametrize("lost", ["logged-models", "runs/outputs", ARTIFACTS, "runs/create"])
 def test_what_is_repeated_after_a_lost_answer_is_there_once(line: Line, lost: str) -> None:
     line.proxy.lost(lost, times=2)
@@ -197,6 +222,41 @@ def test_a_version_whose_number_is_wanted_at_once_is_refused_at_once(line: Line)
     line.deliver(stage)
     assert raised.value.error_code in {"TEMPORARILY_UNAVAILABLE", "INTERNAL_ERROR"}
     assert int(first.version) == 1
+
+
+def test_a_registry_that_asks_to_come_again_is_asked_again(line: Line) -> None:
+    with line.stage() as stage:
+        told = log_model()
+        for request in ("registered-models/create", "model-versions/create", "registered-models/alias"):
+            line.proxy.answer(503, path=request, times=2)
+        version = mlflow.register_model(told.model_uri, line.pipeline.workflow)
+        mlflow.MlflowClient().set_registered_model_alias(line.pipeline.workflow, "champion", version.version)
+    line.deliver(stage)
+    found = line.client.get_model_version_by_alias(line.pipeline.workflow, "champion")
+    assert (found.source, found.version) == (told.model_uri, version.version)
+
+
+def test_a_server_that_was_only_slow_is_asked_all_the_same(line: Line, tmp_path: Path) -> None:
+    """Somebody had no patience with it: that is no reason for a call to fail that would not have failed untracked."""
+    name = line.pipeline.workflow
+    settings = Settings(
+        tracking_uri=line.proxy.uri, journal=os.environ["TRACKLAYER_JOURNAL"], patience=0.5, disabled_plugins=PLUGINS
+    )
+    with tracklayer.track("training", context=line.pipeline.context("training"), settings=settings) as stage:
+        told = log_model()
+        mlflow.log_text("clear", "sky.txt")
+        for call in (
+            lambda: mlflow.register_model(told.model_uri, name),
+            lambda: mlflow.artifacts.load_text(f"runs:/{stage.run_id}/sky.txt"),
+        ):
+            wait_for(stage.flush, 60, "delivery")
+            line.proxy.slow(2.0, "runs/create")
+            with mlflow.start_run(nested=True):
+                assert stage.recorder is not None
+                assert stage.recorder.away
+                call()
+    (version,) = line.client.search_model_versions(f"name = '{name}'")
+    assert version.source == told.model_uri
 
 
 def test_a_model_that_came_late_is_registered_under_the_servers_ids(line: Line) -> None:

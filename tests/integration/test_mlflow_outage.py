@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow
 import pytest
@@ -22,57 +21,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from harness.pipeline import Pipeline
+from harness.forgiving import delivered, soon
 from harness.proxy import HTML
 from tracklayer.journal.recorder import Recorder
 from tracklayer.provisional import is_provisional, provisional_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
 
     from harness.mlflow import MlflowServer
+    from harness.pipeline import Pipeline
     from harness.proxy import RecordingProxy
-    from tracklayer import StageRun
-
-AGES = 30.0
-"""Seconds that none of the calls below may take, though MLflow alone would try for four minutes each."""
-
-
-@contextmanager
-def soon() -> Iterator[None]:
-    """The block ends long before MLflow would give up."""
-    begun = time.monotonic()
-    yield
-    assert time.monotonic() - begun < AGES
-
-
-def delivered(stage: StageRun) -> None:
-    """Wait until the server has what was logged, now that it is back."""
-    recorder = stage.recorder
-    assert recorder is not None
-    deadline = time.monotonic() + 60
-    while not recorder.flush():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-class Forgiving(Pipeline):
-    """Stages that do not raise because the server is away."""
-
-    def stage(self, name: str = "training", **options: Any) -> AbstractContextManager[StageRun]:
-        return super().stage(name, on_error="log", **options)
-
-
-@pytest.fixture
-def away(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
-) -> tuple[Pipeline, RecordingProxy]:
-    """A pipeline that is tracked through a proxy which can be made to go away, and asks the server itself."""
-    proxy = proxy_before(mlflow_server.uri)
-    pipeline = Forgiving(proxy.uri)
-    pipeline.client = MlflowClient(mlflow_server.uri)
-    return pipeline, proxy
 
 
 def test_what_is_logged_while_the_server_is_away_is_there_in_the_end(away: tuple[Pipeline, RecordingProxy]) -> None:
@@ -191,8 +150,8 @@ def test_a_run_of_this_process_can_be_read_while_the_server_is_away(away: tuple[
     with pipeline.stage() as stage, proxy.refused(), soon():
         with mlflow.start_run(nested=True, run_name="trial", tags={"team": "risk"}) as trial:
             mlflow.log_param("lr", 0.1)
-            for step in range(3):
-                mlflow.log_metric("loss", float(step), step=step)
+            for step in (1, 0, 2, 1):  # as MLflow tells them: each once, in the order of their times
+                mlflow.log_metric("loss", float(step), step=step, timestamp=1_700_000_000_000 + step)
         run = mlflow.get_run(trial.info.run_id)
         history = MlflowClient().get_metric_history(trial.info.run_id, "loss")
         assert (run.info.run_name, run.info.status) == ("trial", "FINISHED")
@@ -288,6 +247,10 @@ READS: dict[str, Callable[[str], object]] = {
     "get_run of another run": mlflow.get_run,
     "get_metric_history of another run": lambda run_id: MlflowClient().get_metric_history(run_id, "auc"),
     "delete_run": mlflow.delete_run,
+    "delete_experiment": lambda _: mlflow.delete_experiment("1"),
+    "restore_experiment": lambda _: MlflowClient().restore_experiment("1"),
+    "rename_experiment": lambda _: MlflowClient().rename_experiment("1", "renamed"),
+    "delete_experiment_tag": lambda _: MlflowClient().delete_experiment_tag("1", "team"),
     "create_experiment with a place": lambda _: mlflow.create_experiment("placed", artifact_location="/tmp/placed"),
 }
 
@@ -321,67 +284,6 @@ def test_a_server_that_asks_to_come_again_is_asked_again(away: tuple[Pipeline, R
         proxy.answer(503, path="runs/search", times=2)
         found = mlflow.search_runs([stage.experiment_id or ""], output_format="list")
     assert stage.run_id in [run.info.run_id for run in found]
-
-
-def test_a_new_experiment_is_chosen_by_name_while_the_server_is_away(away: tuple[Pipeline, RecordingProxy]) -> None:
-    pipeline, proxy = away
-    name = f"chosen-{pipeline.workflow}"
-    with pipeline.stage() as stage, proxy.refused(), soon():
-        experiment = mlflow.set_experiment(name)
-        assert experiment.name == name
-        with mlflow.start_run(run_name="daily"):
-            mlflow.log_metric("auc", 0.9)
-        with mlflow.start_run(run_name="again"):
-            mlflow.log_metric("auc", 0.8)
-
-    delivered(stage)
-    found = pipeline.client.get_experiment_by_name(name)
-    assert found is not None
-    below = pipeline.below(stage.run_id)
-    assert [(run.info.run_name, run.info.experiment_id) for run in below] == [
-        ("daily", found.experiment_id),
-        ("again", found.experiment_id),
-    ]
-    assert pipeline.run(stage.run_id).data.metrics == {}
-
-
-def test_an_experiment_that_was_chosen_by_name_can_be_used_when_the_server_is_back(
-    away: tuple[Pipeline, RecordingProxy],
-) -> None:
-    pipeline, proxy = away
-    name = f"chosen-{pipeline.workflow}"
-    with pipeline.stage() as stage:
-        with proxy.refused():
-            chosen = mlflow.set_experiment(name)
-            with mlflow.start_run(run_name="away"):
-                mlflow.log_metric("auc", 0.9)
-        delivered(stage)
-        with mlflow.start_run(run_name="back") as back:
-            mlflow.log_metric("auc", 0.8)
-        with mlflow.start_run(run_id=back.info.run_id):
-            mlflow.log_metric("auc", 0.7)
-        found = mlflow.search_runs([chosen.experiment_id], output_format="list")
-        assert {run.info.run_name for run in found} == {"away", "back"}
-
-    below = pipeline.below(stage.run_id)
-    assert len({run.info.experiment_id for run in below}) == 1
-    assert [run.info.run_name for run in below] == ["away", "back"]
-
-
-def test_the_stages_own_experiment_is_known_without_the_server(away: tuple[Pipeline, RecordingProxy]) -> None:
-    pipeline, proxy = away
-    with pipeline.stage() as stage, proxy.refused(), soon():
-        mlflow.set_experiment(pipeline.workflow)
-        with mlflow.start_run(run_name="the stage's") as run:
-            mlflow.log_param("lr", 0.1)
-        assert run.info.run_id == stage.run_id
-        with mlflow.start_run(run_name="below"):
-            mlflow.log_param("lr", 0.2)
-
-    delivered(stage)
-    assert pipeline.run(stage.run_id).data.params == {"lr": "0.1"}
-    (below,) = pipeline.below(stage.run_id)
-    assert (below.info.experiment_id, below.data.params) == (stage.experiment_id, {"lr": "0.2"})
 
 
 def test_a_run_from_before_is_resumed_while_the_server_is_away(away: tuple[Pipeline, RecordingProxy]) -> None:
@@ -444,10 +346,13 @@ def test_a_fork_logs_while_the_server_is_away(away: tuple[Pipeline, RecordingPro
     # What the fork left behind is delivered by the next process that tracks there.
     with pipeline.stage("next"):
         mlflow.log_param("who", "next")
+    expected = {"in fork": 1.0, "after": 1.0}
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not pipeline.below(stage.run_id):
+    while time.monotonic() < deadline:
+        if pipeline.below(stage.run_id) and pipeline.run(stage.run_id).data.metrics == expected:
+            break
         time.sleep(0.5)
-    assert pipeline.run(stage.run_id).data.metrics == {"in fork": 1.0, "after": 1.0}
+    assert pipeline.run(stage.run_id).data.metrics == expected
     (fold,) = pipeline.below(stage.run_id)
     assert (fold.info.run_name, fold.info.status, fold.data.params) == ("fold", "FINISHED", {"number": "1"})
 

@@ -32,6 +32,7 @@ class Place:
         run: id of a run below the stage.
         model: id of a model that was made before the stage began, so that what is known of it is the server's.
         fresh: id of one that was made in it.
+        apart: id of a run in an experiment of its own.
     """
 
     stage: tracklayer.StageRun
@@ -39,6 +40,7 @@ class Place:
     run: str
     model: str
     fresh: str
+    apart: str
 
     @property
     def store(self) -> Any:
@@ -160,6 +162,11 @@ READS: dict[str, tuple[Callable[[Place], object], Callable[[Place], object], obj
         ),
         {"lr": "0.1"},
     ),
+    "delete_experiment": (
+        lambda place: place.client.log_param(place.apart, "lr", 0.1),
+        lambda place: _after(lambda: _delete_experiment(place), lambda: _plain(place, place.apart).data.params),
+        {"lr": "0.1", "depth": "3"},
+    ),
     "link_traces_to_run": (
         log_param,
         lambda place: _after(
@@ -226,6 +233,19 @@ def _after(change: Callable[[], object], look: Callable[[], object]) -> object:
     return look()
 
 
+def _delete_experiment(place: Place) -> None:
+    """Its runs are deleted with it, and restored with it."""
+    experiment = place.client.get_run(place.apart).info.experiment_id
+    place.client.rename_experiment(experiment, f"renamed-{place.apart}")
+    place.client.delete_experiment(experiment)
+    with pytest.raises(MlflowException, match="must be in the 'active' state"):
+        place.client.log_param(place.apart, "depth", 3)
+    place.client.restore_experiment(experiment)
+    place.client.log_param(place.apart, "depth", 3)
+    assert place.client.get_run(place.apart).data.params == {"lr": "0.1", "depth": "3"}
+    place.client.delete_experiment(experiment)
+
+
 def _untold_tag(place: Place) -> None:
     with pytest.raises(MlflowException, match="No tag with name"):
         place.client.delete_tag(place.stage.run_id or "", "of-another-process")
@@ -255,11 +275,12 @@ def test_what_was_just_logged_is_read(mlflow_server: MlflowServer, name: str, mo
         client = MlflowClient(pipeline.uri)
         run = client.create_run(experiment).info.run_id
         fresh = client.create_logged_model(experiment, name="fresh").model_id
+        apart = client.create_run(client.create_experiment(f"{pipeline.workflow}-apart")).info.run_id
         assert stage.flush()
         assert stage.recorder is not None
         sender = stage.recorder._sender
         wait_for(lambda: sender._idle and not sender._hurry, 30, "rest, so that nothing is read by what is under way")
-        place = Place(stage, client, run, model.model_id, fresh)
+        place = Place(stage, client, run, model.model_id, fresh, apart)
         with monkeypatch.context() as patched:
             patched.setattr(Sender, "appended", lambda self, operation: None)  # nothing is sent before it is asked for
             log(place)

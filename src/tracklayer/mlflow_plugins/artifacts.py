@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.failures import JournalError
+from tracklayer.journal.pending import names_given_out, names_ids
 from tracklayer.mlflow_plugins import tables, waiting
 from tracklayer.mlflow_plugins.kept import Kept, kept_of, no_room, owner_of, refuse_to_ask
 from tracklayer.mlflow_plugins.stages import guard
@@ -125,6 +126,7 @@ class ArtifactCalls:
                 failure = error
                 self._failed(kept, error)
             else:
+                self._put_right(kept, files)
                 return
         try:
             kept.add([(file, self._below(path)) for file, path in files], tried=failure is not None)
@@ -134,6 +136,16 @@ class ArtifactCalls:
             if in_part:
                 no_room(error)
             upload()
+
+    def _put_right(self, kept: Kept, files: Files) -> None:
+        """Have a model's description stored once more, by the journal, where it names ids that were given out before it was.
+
+        MLflow wrote it while the server was away, and could store it because the server was back by then.
+        """
+        with guard("putting the ids in a model right"):
+            named = [(file, self._below(path)) for file, path in files if names_ids(path)]
+            if named := [(file, path) for file, path in named if names_given_out(file.read_bytes())]:
+                kept.add(named)
 
     def _failed(self, kept: Kept, error: Exception) -> None:
         kept.failed()
@@ -174,7 +186,7 @@ class ArtifactCalls:
 
     def _readable(self, kept: Kept) -> bool:
         """True if the storage has everything, and is there as far as one knows."""
-        if not kept.settle():
+        if (self._by_server and not kept.recorder.is_there()) or not kept.settle():
             return False
         kept.others_wait()
         return not (self._by_server and kept.recorder.away)

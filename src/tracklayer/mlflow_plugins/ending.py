@@ -12,6 +12,7 @@ from tracklayer.backend import open_backend
 from tracklayer.exceptions import StoreError
 from tracklayer.journal.operations import End
 from tracklayer.mlflow_plugins.active_runs import leave_active
+from tracklayer.mlflow_plugins.kept import forget_kept
 from tracklayer.mlflow_plugins.known_runs import forget_runs
 from tracklayer.mlflow_plugins.stages import forget, guard, log
 
@@ -26,6 +27,8 @@ def end_left_open(run_id: str, status: Status) -> None:
     That is what it created there, and what it resumed by ``mlflow.start_run(run_id=…)``. It is written to the journal;
     whoever ends the stage sees to its delivery.
     """
+    with guard("letting go of artifacts that were delivered"):
+        forget_kept()
     state = forget(run_id)
     if state is None:
         return

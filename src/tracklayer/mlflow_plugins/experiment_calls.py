@@ -14,7 +14,9 @@ from mlflow.entities import Experiment, LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
+from tracklayer.journal.operations import NewExperiment
 from tracklayer.mlflow_plugins import callers
+from tracklayer.mlflow_plugins.known_runs import runs_of
 from tracklayer.mlflow_plugins.observing import prospective_state
 from tracklayer.mlflow_plugins.stages import StageState, guard, home_name, is_home
 from tracklayer.mlflow_plugins.store_calls import NOT_THERE, StoreCalls
@@ -24,6 +26,8 @@ from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tracklayer.mlflow_plugins.known_runs import KnownRun
 
 REFUSED = frozenset({NOT_THERE, "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED"})
 """What a server says that is there."""
@@ -55,12 +59,14 @@ class ExperimentCalls(StoreCalls):
         found = self._found(
             state,
             lambda: self._stock.get_experiment_by_name(experiment_name),
-            lambda: _remembered(self.tracklayer_uri, state, name=experiment_name) or _by_name(experiment_name),
+            lambda: (
+                _remembered(self.tracklayer_uri, state, name=experiment_name) or self._to_come(state, experiment_name)
+            ),
         )
         return self._chosen(state, found)
 
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
-        """Create an experiment; while the server is away, one that has but a name is created when runs come to it."""
+        """Create an experiment; while the server is away, one that has but a name is created on delivery."""
         state = self._stage_or_prospect()
         if state is None or state.recorder is None or artifact_location or tags:
             created: str = self._asked(state, lambda: self._stock.create_experiment(name, artifact_location, tags))
@@ -70,6 +76,8 @@ class ExperimentCalls(StoreCalls):
         except MlflowException as error:
             if error.error_code in REFUSED:
                 raise
+            self.tracklayer_refusals.experiment(name, "name")
+            state.recorder.append(NewExperiment(name))
             return f"{BY_NAME}{name}"
         return created
 
@@ -82,7 +90,54 @@ class ExperimentCalls(StoreCalls):
         state = self._stage()
         self._asked(state, lambda: self._stock.set_experiment_tag(self._experiment_id(state, experiment_id), tag))
 
+    def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
+        """Take a tag of an experiment away."""
+        state = self._stage()
+        self._asked(state, lambda: self._stock.delete_experiment_tag(self._experiment_id(state, experiment_id), key))
+
+    def rename_experiment(self, experiment_id: str, new_name: str) -> None:
+        """Give an experiment another name."""
+        self._changed(experiment_id, lambda real: self._stock.rename_experiment(real, new_name))
+
+    def delete_experiment(self, experiment_id: str) -> None:
+        """Delete an experiment and its runs, after what was logged to them."""
+        for run in self._changed(experiment_id, self._stock.delete_experiment):
+            run.deleted = True
+
+    def restore_experiment(self, experiment_id: str) -> None:
+        """Restore a deleted experiment and its runs."""
+        for run in self._changed(experiment_id, self._stock.restore_experiment):
+            run.deleted = False
+
     # ------------------------------------------------------------------------------------------------ how it is done
+
+    def _changed(self, experiment_id: Any, change: Callable[[Any], object]) -> list[KnownRun]:
+        """Have an experiment changed at the server, which has then all that was logged before.
+
+        Returns:
+            The runs of it that are known within the stage.
+        """
+        state = self._stage()
+        told: list[Any] = []
+
+        def asked() -> None:
+            told[:] = [self._experiment_id(state, experiment_id)]
+            change(told[0])
+
+        self._read(state, asked)
+        _forget(self.tracklayer_uri, told[0])
+        runs = () if state is None else runs_of(state)
+        return [run for run in runs if run.experiment_id == str(told[0])]
+
+    def _to_come(self, state: StageState, name: str) -> Experiment:
+        """An experiment of which nothing but its name is known.
+
+        It is created, if need be, when runs come to it; and in any case where ``mlflow.set_experiment`` asks, which would do so.
+        """
+        self.tracklayer_refusals.experiment(name, "experiment_name")
+        if state.recorder is not None and callers.sets_experiment():
+            state.recorder.append(NewExperiment(name))
+        return _by_name(name)
 
     def _stage_or_prospect(self) -> StageState | None:
         """The state of the current stage, or of the one that the next run of an observed task will open."""
@@ -187,6 +242,13 @@ def _experiments() -> dict[tuple[str, str], Any]:
 
 def _met(tracking_uri: str, experiment: Any) -> None:
     _experiments()[tracking_uri, experiment.name] = experiment
+
+
+def _forget(tracking_uri: str, experiment_id: Any) -> None:
+    """Ask the server for an experiment anew: it has another name or state than when it was met."""
+    for place, experiment in list(_experiments().items()):
+        if place[0] == tracking_uri and experiment.experiment_id == str(experiment_id):
+            _experiments().pop(place, None)
 
 
 def _remembered(

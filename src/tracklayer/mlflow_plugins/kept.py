@@ -47,12 +47,14 @@ class Kept:
         owner: local id of the run or model.
         recorder: what writes for it.
         settings: how long the server is waited for.
+        stage: within which it was last asked for.
     """
 
-    def __init__(self, owner: str, recorder: Recorder, settings: Settings) -> None:
+    def __init__(self, owner: str, recorder: Recorder, stage: StageRun) -> None:
         self.owner = owner
         self.recorder = recorder
-        self.settings = settings
+        self.settings: Settings = stage.settings
+        self.stage = stage
         self._pid = os.getpid()
         self._copies: dict[str, str] = {}
         self._not_before = 0.0
@@ -85,6 +87,7 @@ class Kept:
                 Artifact(owner=self.owner, path=path, file=name, known=known, tried=tried and known is not None)
             )
             self._copies[path] = name
+        _known().setdefault(self.owner, self)  # another thread's stage may have ended, and forgotten it, meanwhile
 
     def settle(self) -> bool:
         """True if nothing is here any more that waits to be delivered. Waits for that, if the server is there."""
@@ -96,6 +99,10 @@ class Kept:
                 self.failed()
             return False
         # What could not be stored although the server is there, because its storage is not, is still here.
+        return self.is_delivered()
+
+    def is_delivered(self) -> bool:
+        """True if nothing is here any more that waits to be delivered. Waits for nothing."""
         for path, name in list(self._copies.items()):
             if self._file(name) is None:
                 there = self._copies.pop(path, name)
@@ -203,13 +210,26 @@ def kept_of(owner: str, tracking_uri: str | None) -> Kept | None:
         known = None
     stage = _stage(owner)
     if known is not None and (stage is not None or known.waiting or is_provisional(owner)):
+        known.stage = stage or known.stage
         return known
     recorder = None if stage is None else stage.recorder
     if stage is None or recorder is None or (tracking_uri and not tracked_in(stage, tracking_uri)):
         return None
-    kept = Kept(owner, recorder, stage.settings)
+    kept = Kept(owner, recorder, stage)
     _known()[owner] = kept
     return kept
+
+
+def forget_kept() -> None:
+    """Let go of runs and models whose stage has ended, as far as nothing of them waits to be delivered.
+
+    What is delivered only after the end of its stage is let go of when the next one ends. An id that was given out
+    before the run existed leads to it by its recorder, so that code which uses it later needs that still.
+    """
+    for owner, kept in list(_known().items()):
+        needed = kept.here and (kept.stage.is_open or is_provisional(owner) or not kept.is_delivered())
+        if not needed and _known().get(owner) is kept:
+            _known().pop(owner, None)
 
 
 def _stage(owner: str) -> StageRun | None:

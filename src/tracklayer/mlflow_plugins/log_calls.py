@@ -62,7 +62,6 @@ class LogCalls(StoreCalls):
             return
         try:
             told = self.tracklayer_refusals.param(run, param)
-            self.tracklayer_refusals.active(run)
             with run.claiming({told.key: told.value}) as lost:
                 if lost:  # another thread, or a signal handler, was faster with this name
                     self.tracklayer_refusals.param(run, param)
@@ -107,7 +106,6 @@ class LogCalls(StoreCalls):
             return
         try:
             points, told, named = self.tracklayer_refusals.batch(run, metrics, params, tags)
-            self.tracklayer_refusals.active(run)
             values = {param.key: param.value for param in told}
             with run.claiming(values) as lost:
                 if lost:
@@ -184,7 +182,8 @@ class LogCalls(StoreCalls):
             self.tracklayer_refusals.active(run)
             ids = tuple(str(model.model_id) for model in models or ())
             run.recorder.append(Inputs(run.run_id, tuple(stored_dataset(told) for told in datasets or ()), ids))
-            run.inputs.extend(datasets or ())
+            known = {(told.dataset.name, told.dataset.digest) for told in run.inputs}
+            run.inputs.extend(told for told in datasets or () if (told.dataset.name, told.dataset.digest) not in known)
             run.input_models.extend(ids)
         except USERS:
             raise

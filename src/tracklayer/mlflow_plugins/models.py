@@ -70,13 +70,18 @@ class ModelCalls(ExperimentCalls):
             )
             return plain
         from mlflow.utils.name_utils import _generate_random_name
-        from mlflow.utils.validation import _validate_logged_model_name
 
-        _validate_logged_model_name(name)
+        self.tracklayer_refusals.model(experiment_id, name, source_run_id, model_type)
         name = name or _generate_random_name()
         run_id = source_run_id or state.run_id
         asked = CreateModel(
-            provisional_model_id(), str(experiment_id), name, run_id, pairs(tags), pairs(params), model_type
+            provisional_model_id(),
+            str(experiment_id),
+            name,
+            run_id,
+            pairs(tags),
+            pairs(params),
+            model_type and str(model_type),
         )
         try:
             named = recorder.create_model(asked, wait=0 if recorder.away else state.stage.settings.patience)
@@ -96,7 +101,7 @@ class ModelCalls(ExperimentCalls):
             named.artifact_location or pending_uri(named.model_id),
             now,
             now,
-            model_type,
+            asked.model_type or ("" if self.tracklayer_refusals.rest else None),
             run_id,
             LoggedModelStatus.PENDING,
             tags=dict(asked.tags),
@@ -187,15 +192,26 @@ class ModelCalls(ExperimentCalls):
 
     def log_outputs(self, run_id: str, models: Sequence[LoggedModelOutput]) -> None:
         """Log models that a run made."""
-        state = self._stage()
-        recorder = None if state is None else state.recorder
-        if recorder is None:
-            made = [LoggedModelOutput(self._real(None, model.model_id), model.step) for model in models]
-            self._stock.log_outputs(self._server_id(None, run_id), made)
+        run = self._run_here(run_id)
+        if run is None:
+            self._stock.log_outputs(self._server_id(None, run_id), self._real_outputs(None, models))
             return
-        self._made(recorder, run_id, models)
+        made = self.tracklayer_refusals.outputs(run, models)
+        self.tracklayer_refusals.active(run)
+        ids = [model.model_id for model in made]
+        if len({*ids, *(model.model_id for model in run.output_models)}) < len(ids) + len(run.output_models):
+            self._read(  # which refuses what a run has made already
+                run.state,
+                lambda: self._stock.log_outputs(self._now(run), self._real_outputs(run.state, made)),
+            )
+            return
+        self._made(run.recorder, run_id, made)
 
     # ------------------------------------------------------------------------------------------------ what is done here
+
+    def _real_outputs(self, state: StageState | None, models: Sequence[LoggedModelOutput]) -> list[LoggedModelOutput]:
+        """The models by the server's ids."""
+        return [LoggedModelOutput(self._real(state, model.model_id), model.step) for model in models]
 
     def _made(self, recorder: Recorder, run_id: str, models: Sequence[LoggedModelOutput]) -> None:
         """Write that a run made models."""

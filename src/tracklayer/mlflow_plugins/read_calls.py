@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,13 +13,16 @@ from mlflow.store.entities.paged_list import PagedList
 from tracklayer.mlflow_plugins.entities import metric, whole_run
 from tracklayer.mlflow_plugins.experiment_calls import REFUSED, ExperimentCalls
 from tracklayer.mlflow_plugins.stages import guard
-from tracklayer.provisional import BY_NAME, is_provisional
+from tracklayer.mlflow_plugins.store_calls import NOT_THERE
+from tracklayer.provisional import BY_NAME, PENDING, is_provisional
+from tracklayer.store.calling import is_own_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlflow.entities import Run
 
+    from tracklayer.journal.operations import Point
     from tracklayer.mlflow_plugins.known_runs import KnownRun
     from tracklayer.mlflow_plugins.stages import StageState
 
@@ -79,7 +83,7 @@ class ReadCalls(ExperimentCalls):
 
     def get_metric_history(self, run_id: str, metric_key: str, *arguments: Any, **keywords: Any) -> Any:
         """All points of a metric; while the server is away, those that this process logged on a run of its own."""
-        run = self._run_here(run_id)
+        run = self._perhaps_here(run_id)
         if run is None:
             return self._stock.get_metric_history(self._server_id(None, run_id), metric_key, *arguments, **keywords)
         if run.own and run.recorder.away and run.points is not None:
@@ -106,22 +110,57 @@ class ReadCalls(ExperimentCalls):
         )
 
     def start_trace(self, trace_info: Any) -> Any:
-        """Store a trace, with the server's id of the run to which it belongs."""
+        """Store a trace, with the server's ids of its experiment and of the run to which it belongs."""
+        place = getattr(trace_info.trace_location, "mlflow_experiment", None)
+        if place is not None:
+            place.experiment_id = self._experiment_of_trace(place.experiment_id)
         with guard("finding the run of a trace"):
             run_id = trace_info.trace_metadata.get(TRACE_RUN)
-            if run_id:
-                trace_info.trace_metadata[TRACE_RUN] = self._server_id(self._stage(), run_id)
+            if run_id and is_provisional(run_id):
+                state = self._stage()
+                self._flushed(state)
+                trace_info.trace_metadata[TRACE_RUN] = self._server_id(state, run_id)
         return self._stock.start_trace(trace_info)
+
+    def log_spans(self, location: str, *arguments: Any, **keywords: Any) -> Any:
+        """Store spans in an experiment, by the server's id of that."""
+        return self._stock.log_spans(self._experiment_of_trace(location), *arguments, **keywords)
 
     def link_traces_to_run(self, trace_ids: Any, run_id: str) -> None:
         """Link traces to a run."""
-        run = self._run_here(run_id)
+        run = self._perhaps_here(run_id)
         if run is None:
             self._stock.link_traces_to_run(trace_ids, self._server_id(None, run_id))
         else:
             self._read(run.state, lambda: self._stock.link_traces_to_run(trace_ids, self._now(run)))
 
     # ------------------------------------------------------------------------------------------------ how it is done
+
+    def _experiment_of_trace(self, experiment_id: Any) -> Any:
+        """The server's id of an experiment that was chosen while the server was away; asked for as traces are sent: for long.
+
+        Raises:
+            MlflowException: the server is away still.
+        """
+        if is_own_call() or type(experiment_id) is not str:
+            return experiment_id
+        if experiment_id == PENDING:
+            return self._experiment_id(self._stage(), experiment_id)
+        try:
+            return self._experiment_id(None, experiment_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return self._experiment_id(None, experiment_id)  # somebody else was faster with creating it
+
+    def _perhaps_here(self, run_id: str) -> KnownRun | None:
+        """As `_run_here`, for calls that MLflow answers although there is no such run: that is the stock store's business."""
+        try:
+            return self._run_here(run_id)
+        except MlflowException as error:
+            if error.error_code != NOT_THERE:
+                raise
+            return None
 
     def _is_pending(self, run: KnownRun) -> bool:
         """True for a run that the server has not got yet."""
@@ -135,8 +174,15 @@ class ReadCalls(ExperimentCalls):
 
 
 def _history(run: KnownRun, key: str) -> Any:
-    points = (run.points or {}).get(key, [])
-    return PagedList([metric(point) for point in points], None)
+    """The points of a metric as MLflow tells them: each once, in the order of their times, steps and values."""
+    points = {_place(point): point for point in (run.points or {}).get(key, [])}
+    return PagedList([metric(points[place]) for place in sorted(points)], None)
+
+
+def _place(point: Point) -> tuple[int, int, float, bool]:
+    """What MLflow tells a point of a metric from others by; it stores what is no number as a 0."""
+    none = math.isnan(point.value)
+    return point.timestamp, point.step, 0.0 if none else point.value, none
 
 
 def _knows_enough() -> bool:

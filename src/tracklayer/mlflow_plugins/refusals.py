@@ -10,14 +10,28 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
-from mlflow.protos.service_pb2 import CreateRun, DeleteTag, LogBatch, LogInputs, LogMetric, LogParam, SetTag, UpdateRun
+from mlflow.protos.service_pb2 import (
+    CreateExperiment,
+    CreateLoggedModel,
+    CreateRun,
+    DeleteTag,
+    LogBatch,
+    LogInputs,
+    LogMetric,
+    LogOutputs,
+    LogParam,
+    SetTag,
+    UpdateRun,
+)
 from mlflow.utils.validation import (
     _validate_batch_log_data,
     _validate_batch_log_limits,
     _validate_dataset_inputs,
+    _validate_experiment_name,
+    _validate_logged_model_name,
     _validate_metric,
     _validate_param,
     _validate_param_keys_unique,
@@ -73,6 +87,7 @@ class Refusals:
             param = Param(told.key, told.value)
         param = self._asked(_validate_param, param.key, param.value)
         param = Param(str(param.key), self._text(param.value))
+        self.active(run)  # which MLflow looks at before the value
         before = run.params.get(param.key)
         if before is not None and before != param.value:
             self.refuse(
@@ -99,6 +114,7 @@ class Refusals:
         metrics, params, tags = self._asked(_validate_batch_log_data, metrics, params, tags)
         self._asked(_validate_batch_log_limits, metrics, params, tags)
         self._asked(_validate_param_keys_unique, params)
+        self.active(run)
         changed = [
             {"key": param.key, "old_value": run.params[param.key], "new_value": param.value}
             for param in params
@@ -135,6 +151,35 @@ class Refusals:
             if not isinstance(datasets, list):
                 raise TypeError(f"Argument 'datasets' should be a list, got '{type(datasets)}'")
             self._asked(_validate_dataset_inputs, datasets)
+
+    def experiment(self, name: Any, parameter: str) -> None:
+        """The name of an experiment that may have to be created.
+
+        Args:
+            name: the name.
+            parameter: what the request calls it.
+        """
+        if self.rest:
+            self._required(parameter, CreateExperiment(name=name).name)
+        self._asked(_validate_experiment_name, name)
+
+    def outputs(self, run: KnownRun, models: Sequence[LoggedModelOutput]) -> list[LoggedModelOutput]:
+        """Models that a run made, as ``log_outputs`` takes them."""
+        if self.rest:
+            told = LogOutputs(run_id=run.run_id, models=[model.to_proto() for model in models])
+            if not told.models:
+                self._required("models", None)
+            return [LoggedModelOutput.from_proto(model) for model in told.models]
+        return [LoggedModelOutput(str(model.model_id), int(model.step or 0)) for model in models]
+
+    def model(self, experiment_id: Any, name: Any, run_id: Any, model_type: Any) -> None:
+        """A new logged model, as ``create_logged_model`` takes it."""
+        if self.rest:
+            told = CreateLoggedModel(
+                experiment_id=experiment_id, name=name, source_run_id=run_id, model_type=model_type
+            )
+            self._required("experiment_id", told.experiment_id)
+        self._asked(_validate_logged_model_name, name)
 
     # Runs
 

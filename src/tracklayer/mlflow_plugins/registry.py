@@ -129,10 +129,14 @@ class RegistryCalls:
         stage = self._stage()
         if stage is None:
             return self._stock._call_endpoint(api, *arguments, **keywords)  # noqa: SLF001 - MLflow's own name
-        if stage.recorder is not None and stage.recorder.away:
+        if stage.recorder is not None and not stage.recorder.is_there():
             refuse_to_ask("The model registry")
-        with waiting.short_waits(stage.settings.connect_timeout, SLOWEST):
-            return self._stock._call_endpoint(api, *arguments, **keywords)  # noqa: SLF001 - the same
+        return waiting.shortly(
+            lambda: self._stock._call_endpoint(api, *arguments, **keywords),  # noqa: SLF001 - the same
+            connect=stage.settings.connect_timeout,
+            answer=SLOWEST,
+            there=lambda: False,  # what got no answer may have been done
+        )
 
     # ------------------------------------------------------------------------------------------------ what is done here
 
@@ -220,7 +224,7 @@ class RegistryCalls:
         if recorder is None:
             return action()
         waits = callers.logs_model()
-        if recorder.away or not recorder.flush():
+        if not recorder.is_there() or not recorder.flush():
             return later() if waits else refuse_to_ask(what)
         try:
             return action()

@@ -93,7 +93,7 @@ class RunCalls(LogCalls, ExperimentCalls):
                     lambda: self._stock.update_run_info(self._now(run), run_status, end_time, run_name),
                 )
                 return info
-            self._change(run, status, end_time, run_name)
+            self._change(run, status, None if end_time is None else int(end_time), run_name)
         except USERS:
             raise
         except Exception as error:
@@ -281,6 +281,8 @@ class RunCalls(LogCalls, ExperimentCalls):
             run.recorder.append(End(run.run_id, status, end_time if ends else None))  # type: ignore[arg-type]
             run.status = status
             run.end_time = end_time if end_time is not None else run.end_time
+            if not ends and run.own and not run.is_stage_run:
+                run.state.children[run.run_id] = None  # open again: the stage ends it, if nobody else does
         if ends:
             for other in states():
                 other.children.pop(run.run_id, None)

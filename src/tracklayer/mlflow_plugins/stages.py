@@ -123,10 +123,13 @@ def is_home(stage: StageRun, experiment_id: str | None) -> bool:
 
 def home_name(stage: StageRun) -> str | None:
     """Name of the stage's own experiment; None where it is not known."""
+    from tracklayer.current import nearest_tracked
+
     opening = opening_of(stage)
     if opening is None:
         return None
-    return home_name(stage.outer) if opening.experiment is None and stage.outer is not None else opening.experiment
+    outer = nearest_tracked(stage.outer)
+    return home_name(outer) if opening.experiment is None and outer is not None else opening.experiment
 
 
 class StageState:

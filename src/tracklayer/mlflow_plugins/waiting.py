@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+
 T = TypeVar("T")
 
 _LIMITS: ContextVar[tuple[float, float] | None] = ContextVar("tracklayer_time_outs", default=None)
