@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+import msgspec
 import pluggy
 
 from tracklayer import hookspecs
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 GROUP = "tracklayer"
 """The entry-point group in which distributions announce their plugins."""
+
+SETTINGS = "tracklayer_settings"
+"""The attribute by which a plugin says what its own settings are: a `msgspec.Struct`, or where it is, ``module:Struct``."""
 
 log = logging.getLogger("tracklayer")
 
@@ -78,6 +82,35 @@ def load(settings: Settings) -> pluggy.PluginManager:
 def installed(settings: Settings) -> Sequence[PluginInfo]:
     """Every plugin that was found, sorted by name, with what is wrong with it if anything is."""
     return _load(tuple(settings.plugins), tuple(settings.disabled_plugins))[1]
+
+
+def settings_type(settings: Settings, name: str) -> type[msgspec.Struct] | None:
+    """What a plugin's own settings are, so that somebody else than the plugin can check its table.
+
+    Args:
+        settings: which plugins there are.
+        name: the plugin's name.
+
+    Returns:
+        The struct that its attribute ``tracklayer_settings`` names; None if it has none.
+
+    Raises:
+        PluginError: the attribute names nothing that can be imported, or no struct.
+    """
+    manager, _ = _load(tuple(settings.plugins), tuple(settings.disabled_plugins))
+    told = getattr(manager.get_plugin(name), SETTINGS, None)
+    if told is None:
+        return None
+    try:
+        found = _resolve(told) if isinstance(told, str) else told
+    except Exception as error:
+        let_through(error)
+        raise PluginError(f"{SETTINGS} of the plugin {name!r}: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, msgspec.Struct)):
+        raise PluginError(
+            f"{SETTINGS} of the plugin {name!r} must be a msgspec.Struct, or 'module:Struct', not {told!r}"
+        )
+    return found
 
 
 def _found(plugins: tuple[str, ...]) -> Iterator[_Found]:

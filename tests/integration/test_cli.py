@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 import tracklayer
+from harness.command import Ended, ended_here
 from harness.story import Author, Relay, write_relay
-from tracklayer.cli import main
+from tracklayer.cli.terminal import Terminal
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -25,26 +29,12 @@ if TYPE_CHECKING:
     from harness.proxy import RecordingProxy
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
     """Run a command in this process, on a terminal of 100 columns."""
 
     def run(*arguments: str, columns: int = 100) -> Ended:
-        monkeypatch.setenv("COLUMNS", str(columns))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        told = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), told.out, told.err)
+        return ended_here(arguments, capsys, monkeypatch, columns)
 
     return run
 
@@ -123,6 +113,36 @@ class TestTop:
         assert "--debug" in quiet.err
         assert "Traceback" not in quiet.err
         assert "Traceback" in loud.err
+
+    @pytest.mark.parametrize("closed", ["<&- >&-", "2>&-", "<&- >&- 2>&-"])
+    def test_streams_that_are_closed_are_no_failure(self, tmp_path: Path, closed: str) -> None:
+        """As some supervisors start what they start. Nothing that is opened later takes the place of one."""
+        program = (
+            "import os; from tracklayer.cli import main\n"
+            "try: main(['journal', 'ls'])\n"
+            f"except SystemExit as end: open({str(tmp_path / 'said')!r}, 'w').write(f'{{end.code}}')\n"
+            "assert all(os.fstat(number) for number in range(3))\n"
+        )
+        command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
+        assert subprocess.run(command, timeout=120, capture_output=True).returncode == 0
+        assert (tmp_path / "said").read_text() in {"0", "None"}
+
+    def test_nothing_from_outside_steers_the_terminal_or_needs_a_locale(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told = "\x1b]0;owned\x07 \x9b31m \u202e\ud800 two\nlines"
+        with io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="surrogateescape") as plain:  # as in locale C
+            monkeypatch.setattr("sys.stdout", plain)
+            terminal = Terminal()
+            terminal.out.print(Text(f"→ {told}"))
+            table = Table.grid()
+            table.add_row(Text(told))
+            terminal.out.print(table)
+            with Live(Text(told), console=terminal.out):
+                terminal.out.print(Text("meanwhile"))
+            shown = bytes(plain.buffer.getvalue()).decode("ascii")
+        assert not set(shown) & set("\x1b\x07\x9b")
+        assert shown.startswith("? ?]0;owned ?31m ?? two\nlines\n")
 
     def test_starting_it_imports_no_mlflow(self) -> None:
         code = "import sys; from tracklayer.cli import app; app.application(); print('mlflow' in sys.modules)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import traceback
@@ -13,13 +14,16 @@ from rich.text import Text
 import tracklayer
 from tracklayer import dispatch, registry, settings
 from tracklayer.cli import doctor, flush, journal, lineage, plugins, reconcile
-from tracklayer.cli.terminal import Listener, Speaker, Terminal, of
+from tracklayer.cli.terminal import Listener, Speaker, Terminal, of, open_closed_streams
 from tracklayer.exceptions import TracklayerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HELP: Final = "Pipelines of Airflow, Prefect and Kubeflow as one linked story in MLflow."
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a standard stream says whose disk takes no more."""
 
 EXAMPLES: Final = (
     "tracklayer doctor",
@@ -30,6 +34,7 @@ EXAMPLES: Final = (
 
 def run(arguments: Sequence[str]) -> None:
     """Run the command line and exit."""
+    open_closed_streams()
     # Whoever meets a failure adds --debug at the end of the line that they just typed, so it may stand anywhere.
     terminal = Terminal(debug="--debug" in arguments)
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -43,8 +48,9 @@ def run(arguments: Sequence[str]) -> None:
         _show_traceback(terminal)
         raise SystemExit(1) from None
     except Exception as error:
-        terminal.error(f"{type(error).__name__}: {error}")
-        if not terminal.debug:
+        full = isinstance(error, OSError) and error.errno in _FULL and error.filename is None
+        terminal.error(f"the output cannot be written: {error}" if full else f"{type(error).__name__}: {error}")
+        if not terminal.debug and not full:
             terminal.err.print(Text("This should not have happened. The same command with --debug says where it did."))
         _show_traceback(terminal)
         raise SystemExit(1) from None

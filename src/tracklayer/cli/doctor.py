@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tracklayer.cli import terminal as terminals
-from tracklayer.cli.finding import problems
+from tracklayer.cli.finding import problems, sections
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def doctor(
     Run it where the pipeline runs (inside the container, with the same variables): then what it says is what a stage
     would meet. It changes nothing. Ends with exit code 1 if something is wrong.
     """
-    from tracklayer.cli.examination import examine, sections
+    from tracklayer.cli.examination import examine
 
     terminal = terminals.of(context)
     findings = examine(tracking_uri)
@@ -72,8 +72,16 @@ def _page(sections: dict[str, list[Finding]], wrong: int) -> RenderableType:
     parts: list[RenderableType] = []
     for title, findings in sections.items():
         parts += [Text(title, "bold"), Padding(_table(findings), (0, 0, 1, 2), expand=False)]
-    verdict = f"{wrong} problem{'s' if wrong > 1 else ''} found." if wrong else "Everything is as it should be."
-    return Group(*parts, Text(verdict, "bold red" if wrong else "bold green"))
+    notes = sum(finding.level == "warning" for findings in sections.values() for finding in findings)
+    if wrong:
+        verdict = Text(f"{wrong} problem{'s' if wrong > 1 else ''} found.", "bold red")
+    elif notes:
+        verdict = Text(
+            f"Nothing is in the way of tracking, but see the note{'s' if notes > 1 else ''} above.", "bold yellow"
+        )
+    else:
+        verdict = Text("Everything is as it should be.", "bold green")
+    return Group(*parts, verdict)
 
 
 def _table(findings: Sequence[Finding]) -> Table:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tracklayer import backend, dispatch, registry
+from tracklayer import backend, dispatch, registry, scripts
 from tracklayer import settings as settings_module
 from tracklayer.cli.finding import Finding
-from tracklayer.cli.plugins import installed_plugins, origin
+from tracklayer.cli.plugins import installed_plugins, origin, unknown_names
+from tracklayer.cli.tables import tables
 from tracklayer.cli.terminal import Listener
 from tracklayer.cli.tracking import WAYS, open_store, read_settings
 from tracklayer.cli.undelivered import undelivered
-from tracklayer.context import RunContext, TaskRun, WorkflowRun
+from tracklayer.context import SCRIPT, RunContext, TaskRun, WorkflowRun
 from tracklayer.exceptions import AccessDenied, SettingsError, StoreError, StoreUnavailable, TracklayerError
 from tracklayer.redaction import Redaction, mask_text
 from tracklayer.store.endpoint import Endpoint, without_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from tracklayer.settings import Settings
 
@@ -54,6 +54,7 @@ def examine(tracking_uri: str | None = None) -> list[Finding]:
         ]
     findings += _plugins(settings)
     findings += _settings(settings, tracking_uri)
+    findings += tables(settings)
     findings += _server(settings)
     findings += undelivered(settings)
     findings += _place(settings)
@@ -99,6 +100,8 @@ def _plugins(settings: Settings) -> Iterator[Finding]:
                 level="ok" if hooks else "warning",
                 advice=None if hooks else "mark its functions with @tracklayer.hookimpl",
             )
+    for name in unknown_names(settings, infos):
+        yield Finding(section="Plugins", name=name, text="is in disabled_plugins, and no plugin here is called so")
     names = {info.name for info in infos}
     for distribution, plugin, brought_by in _ORCHESTRATORS:
         if _version(distribution) and plugin not in names:
@@ -161,7 +164,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
             started = time.perf_counter()
             found = store.ping()
             took = (time.perf_counter() - started) * 1_000
-    except (StoreError, SettingsError) as error:
+    except (StoreError, SettingsError, OSError) as error:
         yield Finding(
             section="Server", name="answer", text=mask_text(str(error)), level="problem", advice=_advice(error, uri)
         )
@@ -215,7 +218,9 @@ def _names(settings: Settings) -> Iterator[Finding]:
             name="orchestrator",
             text="none; a script example.py with a stage called training would be tracked like this:",
         )
-        workflow_run = WorkflowRun(orchestrator="script", workflow="example", run_id="example-run")
+        workflow_run = WorkflowRun(
+            orchestrator=SCRIPT, instance=scripts.instance(), workflow="example", run_id="example-run"
+        )
         context = RunContext(
             workflow_run=workflow_run, task_run=TaskRun(task="training"), stage="training", owns_workflow_run=True
         )
@@ -284,12 +289,3 @@ def _advice(error: Exception, uri: str) -> str:
     return (
         "is this the tracking URI of an MLflow server (without /#/… of its pages), or of a database that MLflow set up?"
     )
-
-
-def sections(findings: Sequence[Finding], *, details: bool) -> dict[str, list[Finding]]:
-    """The findings to show, by section."""
-    found: dict[str, list[Finding]] = {}
-    for finding in findings:
-        if details or not finding.detail:
-            found.setdefault(finding.section, []).append(replace(finding))
-    return found

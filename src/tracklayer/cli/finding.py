@@ -37,3 +37,12 @@ class Finding:
 def problems(findings: Sequence[Finding]) -> int:
     """How many problems there are."""
     return sum(finding.level == "problem" for finding in findings)
+
+
+def sections(findings: Sequence[Finding], *, details: bool) -> dict[str, list[Finding]]:
+    """The findings to show, by section."""
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if details or not finding.detail:
+            found.setdefault(finding.section, []).append(finding)
+    return found

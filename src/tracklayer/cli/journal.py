@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -48,6 +50,10 @@ EXAMPLES: Final[Mapping[str, Sequence[str]]] = {
 _STYLES: Final = {"live": "green", "left": "yellow", "damaged": "bold red", "delivered": "dim"}
 
 
+_WIDE: Final = 120
+"""Columns from which on a journal's name stays on one line, which it needs to be copied: it takes more than fifty."""
+
+
 class Format(StrEnum):
     """How it is written."""
 
@@ -58,7 +64,11 @@ class Format(StrEnum):
 Form = Annotated[Format, typer.Option("--format", "-f", help="How to write it.")]
 Where = Annotated[
     Path | None,
-    typer.Option("--folder", help="Look at the journals in this folder, instead of where the settings say."),
+    typer.Option(
+        "--folder",
+        help="Look at the journals in this folder, instead of where the settings say.",
+        readable=False,  # one that is not is told of as any other is
+    ),
 ]
 Which = "A journal's name or how it begins, or the path of its folder."
 
@@ -77,8 +87,11 @@ def group(described: Callable[[str, Sequence[str]], str]) -> typer.Typer:
 
 def ls(context: typer.Context, form: Form = Format.TEXT, folder: Where = None) -> None:
     """List the journals: whose they are, whether their process lives, and what is left to deliver."""
+    from tracklayer.journal.folder import missing
+
     terminal = terminals.of(context)
     folders = _folders(folder)
+    troubles = _troubles(folder, folders)
     infos = [info for each in folders for info in each.journals()]
     if form is Format.JSON:
         told = {
@@ -87,15 +100,28 @@ def ls(context: typer.Context, form: Form = Format.TEXT, folder: Where = None) -
             "journals": [_document(info) for info in infos],
         }
         terminal.write(json.dumps(told, indent=2) + "\n")
-        return
-    if infos:
-        terminal.out.print(_table(infos))
-    else:
-        terminal.out.print(Text("No journals: everything that was logged here is delivered."))
-    for each in folders:
+    elif infos:
+        terminal.out.print(_table(infos, terminal.out.width))
+    elif not troubles:
+        where = " in that folder." if folder else ": everything that was logged here is delivered."
+        terminal.out.print(Text(f"No journals{where}"))
+    for each in folders if form is Format.TEXT else ():
         terminal.err.print(Text(f"In {each.path}", "dim"))
         if others := each.others():
-            terminal.err.print(Text(f"{others} journals of other users are passed over.", "yellow"))
+            terminal.err.print(
+                Text(
+                    f"{others} {'journal of another user is' if others == 1 else 'journals of other users are'} passed over.",
+                    "yellow",
+                )
+            )
+    if folder is None and (wanted := missing(read_settings())) is not None:
+        terminal.say(
+            f"There is no folder {wanted}, where journals are by the setting journal: nothing was logged to it yet"
+        )
+    for why in troubles:
+        terminal.error(why)
+    if troubles:
+        raise typer.Exit(1)
 
 
 def show(
@@ -112,29 +138,30 @@ def show(
 
     In JSON each operation is an object on a line of its own. Secrets were masked before anything was written.
     """
-    from tracklayer.journal.inspection import walk
+    from tracklayer.journal.inspection import followed
     from tracklayer.journal.operations import Header
     from tracklayer.journal.progress import Progress
     from tracklayer.journal.record import Record
 
     terminal = terminals.of(context)
     path = _find(journal, _folders(folder))
-    delivered = Progress(path, writable=False).delivered
+    progress = Progress(path, writable=False)
     headed = False
-    for item in walk(path):
+    for item in followed(path):
         if not isinstance(item, Record):
             _show_damage(terminal, item, form)
             continue
+        delivered = not progress.is_left(item)
         if isinstance(item.operation, Header):
             if headed:
                 continue
             headed = True
-        elif (left and item.position < delivered) or (run and not operation.is_about(item, run)):
+        elif (left and delivered) or (run and not operation.is_about(item, run)):
             continue
         if form is Format.JSON:
-            terminal.write(json.dumps(operation.plain(item, delivered)) + "\n")
+            terminal.write(json.dumps(operation.plain(item, delivered=delivered)) + "\n")
         else:
-            terminal.out.print(operation.line(item, delivered), soft_wrap=True)
+            terminal.out.print(operation.line(item, delivered=delivered), soft_wrap=True)
 
 
 def verify(
@@ -157,7 +184,10 @@ def verify(
     folders = _folders(folder)
     paths = [_find(journal, folders)] if journal else [path for each in folders for path in each.paths()]
     infos = [info for path in paths if (info := inspect(path)) is not None]
-    ok = all(info.sound for info in infos)
+    troubles = [] if journal else _troubles(folder, folders)
+    for why in troubles:
+        terminal.error(why)
+    ok = all(info.sound for info in infos) and not troubles
     if form is Format.JSON:
         told = {
             "schema": "tracklayer.journal-verification/1",
@@ -169,30 +199,51 @@ def verify(
         for info in infos:
             for line in _verdict(info):
                 terminal.out.print(line, soft_wrap=True)
-        if not infos:
+        if not infos and not troubles:
             terminal.out.print(Text("No journals."))
     if not ok:
         raise typer.Exit(1)
 
 
 def _folders(folder: Path | None) -> list[JournalFolder]:
-    from tracklayer.journal.folder import JournalFolder
+    from tracklayer.journal.folder import JournalFolder, absolute, is_folder, no_folder
 
     if folder is None:
         return JournalFolder.every(read_settings())
-    if not folder.is_dir():
-        raise NotFound(f"there is no folder {folder}")
-    return [JournalFolder(folder.absolute())]
+    folder = absolute(folder)
+    if not is_folder(folder):
+        raise NotFound(no_folder(folder))
+    named = JournalFolder(folder)
+    if not named.trouble and any(folder.glob("*.seg")):
+        raise NotFound(f"{folder} is a journal, not a folder of journals: that is {folder.parent}")
+    return [named]
+
+
+def _troubles(folder: Path | None, folders: Sequence[JournalFolder]) -> list[str]:
+    """Why nobody can say which journals there are; empty if all of them were found."""
+    from tracklayer.journal.folder import AS_WHOM, misplaced
+
+    troubles = [f"{why}; {AS_WHOM}" for each in folders if (why := each.trouble)]
+    if folder is None and (why := misplaced(read_settings())):
+        troubles.append(f"{why}, and journals are there by the setting journal: correct it")
+    return troubles
 
 
 def _find(name: str, folders: Sequence[JournalFolder]) -> Path:
     """The journal that is meant. Raises NotFound."""
+    from tracklayer.journal.folder import AS_WHOM
     from tracklayer.journal.segments import load
 
     if "/" in name or name.startswith("."):
         path = Path(name)
-        if path.is_dir() and load(path):
-            return path
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                if load(path):
+                    return path
+            except PermissionError as error:
+                if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir() raises where this says False
+                    return path
+                raise NotFound(f"{name} cannot be read: {error.strerror}; {AS_WHOM}") from None
         raise NotFound(f"there is no journal in {name}")
     paths = [path for each in folders for path in each.paths() if path.name.startswith(name)]
     exact = [path for path in paths if path.name == name]
@@ -204,11 +255,12 @@ def _find(name: str, folders: Sequence[JournalFolder]) -> Path:
     raise NotFound(f"there is no journal {name!r} in {where}")
 
 
-def _table(infos: Sequence[JournalInfo]) -> Table:
+def _table(infos: Sequence[JournalInfo], width: int) -> Table:
+    """The list. In a narrow terminal whatever does not fit goes on in the next line: half an address is none."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("journal", style="bold", no_wrap=True)
+    table.add_column("journal", style="bold", no_wrap=width >= _WIDE, overflow="fold")
     for name in ("state", "server", "left to deliver", "refused", "size", "last written"):
-        table.add_column(name, justify="right" if name in {"refused", "size"} else "left")
+        table.add_column(name, justify="right" if name in {"refused", "size"} else "left", overflow="fold")
     for info in infos:
         table.add_row(
             Text(printable(info.name)),
@@ -246,12 +298,18 @@ def _document(info: JournalInfo) -> dict[str, Any]:
 
 def _verdict(info: JournalInfo) -> Iterator[Text]:
     style = "green" if info.sound else "bold red"
-    told = "whole" if info.sound else "DAMAGED"
+    told = "whole" if info.sound else "CANNOT BE READ" if info.forbidden else "DAMAGED"
     yield Text.assemble(
         (f"{printable(info.name)}: ", "bold"), (told, style), f", {info.records:,} operations, {_size(info.size)}"
     )
     for damage in info.damages:
         yield _damage(damage)
+    if info.forbidden:
+        yield Text("  let this user read it, or run this as the user of the pipelines: it may be whole", "red")
+    elif info.header is None and info.state != "live" and not any(damage.errno for damage in info.damages):
+        yield Text(
+            "  it does not say for which server it is, and cannot be delivered: remove it, if you do not want it", "red"
+        )
     for name in info.missing:
         yield Text(f"  the copy of the artifact {printable(name)} is missing", "red")
 

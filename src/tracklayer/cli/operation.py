@@ -18,14 +18,14 @@ _WIDTH: Final = 2_000
 """Characters of one operation that are shown at most; JSON has all of it."""
 
 
-def line(record: Record, delivered: int) -> Text:
+def line(record: Record, *, delivered: bool) -> Text:
     """An operation on one line, for people, without anything that steers the terminal.
 
     Args:
         record: what was read.
-        delivered: everything before this position is delivered; it is shown dimmed.
+        delivered: whether it is delivered; it is shown dimmed then.
     """
-    told = plain(record, delivered)
+    told = plain(record, delivered=delivered)
     for name in ("position", "next", "at", "delivered"):
         del told[name]
     operation = told.pop("operation")
@@ -40,7 +40,7 @@ def line(record: Record, delivered: int) -> Text:
     return Text.assemble(
         (f"{record.position:>10} ", "dim"),
         (f"{moment(record.at)} ", "dim"),
-        (f"{operation} ", "dim" if record.position < delivered else "bold"),
+        (f"{operation} ", "dim" if delivered else "bold"),
         (f"{printable(about[0], 60)} " if about else "", "cyan"),
         printable(" | ".join(parts), _WIDTH) if told else "",
     )
@@ -80,14 +80,14 @@ def _short(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def plain(record: Record, delivered: int) -> dict[str, Any]:
+def plain(record: Record, *, delivered: bool) -> dict[str, Any]:
     """An operation as plain values, by the names of its fields; numbers that JSON does not know are text."""
     operation = record.operation
     told: dict[str, Any] = {
         "position": record.position,
         "next": record.next,
         "at": record.at,
-        "delivered": record.position < delivered,
+        "delivered": delivered,
         "operation": operation.__struct_config__.tag,
     }
     for name in operation.__struct_fields__:

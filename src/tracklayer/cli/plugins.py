@@ -45,7 +45,8 @@ def plugins(
     Ends with exit code 1 if one of them is broken.
     """
     terminal = terminals.of(context)
-    infos = installed_plugins(read_settings())
+    settings = read_settings()
+    infos = installed_plugins(settings)
     if form is Format.JSON:
         terminal.write(json.dumps([asdict(info) for info in infos], indent=2) + "\n")
     elif infos:
@@ -54,6 +55,8 @@ def plugins(
         terminal.out.print(
             Text("No plugins. Install one, for instance tracklayer-airflow, or name yours in the setting plugins.")
         )
+    for name in unknown_names(settings, infos):
+        terminal.say(f"disabled_plugins names {printable(name)}, and no plugin here is called so")
     if any(info.error for info in infos):
         raise typer.Exit(1)
 
@@ -62,6 +65,11 @@ def installed_plugins(settings: Settings) -> Sequence[PluginInfo]:
     """What the registry found, without its warnings: they stand in the list."""
     with Listener():
         return registry.installed(settings)
+
+
+def unknown_names(settings: Settings, infos: Sequence[PluginInfo]) -> list[str]:
+    """What ``disabled_plugins`` names and is not here: a plugin of another machine's, or a slip."""
+    return sorted(set(settings.disabled_plugins).difference(info.name for info in infos))
 
 
 def _table(infos: Sequence[PluginInfo]) -> Table:

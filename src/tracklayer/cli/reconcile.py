@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
@@ -16,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tracklayer.cli import terminal as terminals
-from tracklayer.cli.duration import seconds
+from tracklayer.cli.duration import pause, seconds, wrong
+from tracklayer.cli.terminal import Once
 from tracklayer.cli.tracking import open_backend, read_settings
 from tracklayer.cli.watching import repeated
 from tracklayer.exceptions import StoreError
+from tracklayer.lineage.label import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from tracklayer.cli.terminal import Terminal
     from tracklayer.context import RunRef
+    from tracklayer.journal.bell import Latch
     from tracklayer.reconcile import Finding, Findings, Repair, Scope
 
 SOMETHING_TO_DO: Final = 3
@@ -55,11 +57,13 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def _age(text: str) -> timedelta:
-    try:
-        return timedelta(seconds=seconds(text))
-    except OverflowError:
-        raise typer.BadParameter(f"{text!r} is too long") from None
+def _age(text: str | None, option: str) -> timedelta | None:
+    """How long ago. A number alone is none: ``--older-than 2``, meant as days and taken for seconds, would end what runs."""
+    if text is None:
+        return None
+    if text.strip().replace(".", "", 1).isdecimal():
+        raise wrong(f"{text!r} of what? Say it with s, m, h, d or w, as in 12h or 7d", option)
+    return timedelta(seconds=seconds(text, option))
 
 
 def reconcile(
@@ -117,72 +121,81 @@ def reconcile(
         orchestrators=frozenset(orchestrator or ()),
         workflows=frozenset(workflow or ()),
         experiments=frozenset(experiment or ()),
-        since=None if since is None else _age(since),
-        older_than=None if older_than is None else _age(older_than),
+        since=_age(since, "--since"),
+        older_than=_age(older_than, "--older-than"),
     )
-    pause = _age(interval).total_seconds()
+    between = pause(interval)
 
-    def watched() -> int:
+    def watched(stop: Latch) -> int:
         try:
-            return _round(terminal, scope, tracking_uri, form, apply=apply, watched=True)
+            return _round(terminal, scope, tracking_uri, form, apply=apply, stop=stop)
         except StoreError as error:
-            terminal.error(f"{error}; trying again in {pause:g} s")
+            terminal.error(f"{error}; trying again in {between:g} s")
             return NOT_DONE
 
-    code = repeated(watched, pause) if watch else _round(terminal, scope, tracking_uri, form, apply=apply)
+    code = repeated(watched, between) if watch else _round(terminal, scope, tracking_uri, form, apply=apply)
     if code:
         raise typer.Exit(code)
 
 
 def _round(
-    terminal: Terminal, scope: Scope, tracking_uri: str | None, form: Format, *, apply: bool, watched: bool = False
+    terminal: Terminal,
+    scope: Scope,
+    tracking_uri: str | None,
+    form: Format,
+    *,
+    apply: bool,
+    stop: Latch | None = None,
 ) -> int:
-    """Examine, and repair if asked to, until there is nothing more; the exit code."""
+    """Examine, and repair if asked to, until there is nothing more; the exit code.
+
+    Args:
+        terminal: what to write to.
+        scope: which runs are looked at.
+        tracking_uri: the server, if not that of the settings.
+        form: how it is written.
+        apply: whether to repair.
+        stop: where this is one of many rounds: open as soon as it is the last one. None for the only one.
+
+    Raises:
+        StoreError: the server cannot be reached; what was done until then is told.
+    """
     from tracklayer.reconcile import examine, repair
 
     settings = read_settings(tracking_uri)
     backend = open_backend(settings)
     code = 0
     while True:
-        with _Once(), _Progress(terminal) as tell:
+        done: list[Repair] | None = [] if apply else None
+        failed = None
+        with Once(), _Progress(terminal) as tell:
             findings = examine(backend, settings, scope, progress=tell.looking)
-            done = repair(findings.found, backend, settings, progress=tell.repairing) if apply else None
-        if form is Format.JSON:
-            document = _document(findings, done)
-            terminal.write(json.dumps(document, ensure_ascii=False, indent=None if watched else 2) + "\n")
-        elif findings.found or findings.unknown or findings.unasked or not watched:
-            terminal.out.print(_page(findings, done))
+            if done is not None:
+                try:
+                    repair(findings.found, backend, settings, progress=tell.repairing, done=done)
+                except StoreError as error:  # what was changed until then is told all the same
+                    failed = error
+        _tell(terminal, form, findings, done, watched=stop is not None)
+        if failed is not None:
+            raise failed
         if findings.unasked:  # whatever else was found or done: nobody knows whether that is all
             code = NOT_DONE
         if done is None:
             return code or (SOMETHING_TO_DO if findings.found else 0)
         if any(item.error for item in done):
             code = NOT_DONE
-        if not findings.more or not any(item.changed for item in done):
+        if not findings.more or not any(item.changed for item in done) or (stop is not None and stop.is_open):
             return code
 
 
-class _Once(logging.Filter):
-    """Says each of tracklayer's warnings once in a round: an orchestrator that is away is so for all of its runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: set[str] = set()
-        self._log = logging.getLogger("tracklayer")
-
-    def __enter__(self) -> Self:
-        self._log.addFilter(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._log.removeFilter(self)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """False for what was said before."""
-        message = record.getMessage()
-        is_new = message not in self._said
-        self._said.add(message)
-        return is_new
+def _tell(
+    terminal: Terminal, form: Format, findings: Findings, done: Sequence[Repair] | None, *, watched: bool
+) -> None:
+    if form is Format.JSON:
+        document = _document(findings, done)
+        terminal.write(json.dumps(document, ensure_ascii=False, indent=None if watched else 2) + "\n")
+    elif findings.found or findings.unknown or findings.unasked or not watched:
+        terminal.out.print(_page(findings, done))
 
 
 class _Progress:
@@ -223,7 +236,10 @@ def _page(findings: Findings, done: Sequence[Repair] | None) -> RenderableType:
     for kind in KINDS:
         found = findings.of(kind)
         if found:
-            table = _table((item.run, _change(item, outcomes.get(id(item))), item.because) for item in found[:SHOWN])
+            table = _table(
+                (item.run, _change(item, outcomes.get(id(item)), applied=done is not None), item.because)
+                for item in found[:SHOWN]
+            )
             parts += _section(f"{kind.title}: {len(found)}", table, len(found))
     if findings.unknown:
         table = _table((item.run, Text("left alone", "yellow"), item.because) for item in findings.left_alone[:SHOWN])
@@ -243,14 +259,19 @@ def _table(rows: Iterator[tuple[RunRef, Text, str]] | Any) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for run, change, because in rows:
-        named = Text.assemble((run.name or "unnamed", "cyan"), f"  {run.key}" if run.key else "")
-        table.add_row(Text(run.run_id[:8], "dim"), Text.assemble(named, "\n  ", change, "\n  ", (because, "dim")))
+        named = Text.assemble(
+            (printable(run.name or "unnamed"), "cyan"), f"  {printable(run.key, 500)}" if run.key else ""
+        )
+        table.add_row(
+            Text(run.run_id[:8], "dim"),
+            Text.assemble(named, "\n  ", change, "\n  ", (printable(because, 1_000), "dim")),
+        )
     return table
 
 
-def _change(finding: Finding, done: Repair | None) -> Text:
+def _change(finding: Finding, done: Repair | None, *, applied: bool) -> Text:
     if done is None:
-        return Text(finding.change)
+        return Text(f"{finding.change}: not tried" if applied else finding.change)
     if done.error:
         return Text.assemble((f"not repaired: {done.error}", "bold red"))
     if not done.changed:
@@ -260,6 +281,8 @@ def _change(finding: Finding, done: Repair | None) -> Text:
 
 def _verdict(findings: Findings, done: Sequence[Repair] | None) -> Text:
     looked = f"{findings.looked_at} runs were looked at."
+    if findings.looked_at and not findings.covered:
+        looked += " None of them is tracklayer's and of what was asked for."
     if findings.unasked:
         runs = "1 run" if findings.unasked == 1 else f"{findings.unasked} runs"
         looked += f" An orchestrator could not be asked about {runs}."
@@ -274,8 +297,10 @@ def _verdict(findings: Findings, done: Sequence[Repair] | None) -> Text:
         return Text(f"{looked} {what} to do, nothing was changed.{more} Say --apply to change it.", "bold yellow")
     changed = sum(item.changed for item in done)
     failed = sum(bool(item.error) for item in done)
-    told = f"{looked} {changed} changed" + (f", {failed} could not be repaired." if failed else ".")
-    return Text(told + more, "bold red" if failed or findings.unasked else "bold green")
+    untried = count - len(done)
+    told = f"{looked} {changed} changed" + (f", {failed} could not be repaired" if failed else "")
+    told += f", {untried} not tried: the server could not be reached any more." if untried else "."
+    return Text(told + more, "bold red" if failed or untried or findings.unasked else "bold green")
 
 
 def _document(findings: Findings, done: Sequence[Repair] | None) -> dict[str, Any]:
@@ -297,6 +322,7 @@ def _document(findings: Findings, done: Sequence[Repair] | None) -> dict[str, An
         "schema": "tracklayer.reconcile/1",
         "applied": done is not None,
         "looked_at": findings.looked_at,
+        "covered": findings.covered,
         "more": findings.more,
         "findings": [told(finding) for finding in findings.found],
         "left_alone": [{**_run(item.run), "because": item.because} for item in findings.left_alone],
