@@ -9,10 +9,10 @@ from tracklayer import dispatch, naming, registry
 from tracklayer.context import SCRIPT
 from tracklayer.current import open_here
 from tracklayer.description import NOTE_TAG, with_downstream
-from tracklayer.ending import end_as_told, is_untold, leave_open, leave_untold, take_back
+from tracklayer.ending import end_as_told, end_instead, is_untold, leave_open, leave_untold, take_back
 from tracklayer.exceptions import StoreError
 from tracklayer.fence import fence, log
-from tracklayer.identity import PARENT_TAG, key_tag, member_tag, workflow_run_key
+from tracklayer.identity import PARENT_TAG, TAKEN_OVER_TAG, key_tag, member_tag, workflow_run_key
 from tracklayer.linking import consumers_of, read_links, ref_of
 from tracklayer.opening import milliseconds
 from tracklayer.parent import find_parent
@@ -49,9 +49,9 @@ def close(
     parent: RunRef | None = None,
     error: str | None = None,
     ended_at: int | None = None,
-    everywhere: bool = False,
     told: Mapping[str, RealEnd] = NOBODY,
     patient: bool = False,
+    instead: bool = False,
 ) -> bool:
     """End the parent of a workflow run, safe to repeat.
 
@@ -72,10 +72,10 @@ def close(
             workflow run was tracked: then nothing is done.
         error: what it failed with, for the parent's tags.
         ended_at: when it ended, in milliseconds since the epoch; None is now.
-        everywhere: True if its stage runs may be in any experiment, whatever the settings say.
         told: how tries ended of which no process was there then (a trigger ended them), by key.
         patient: True if stage runs that are still RUNNING may be ended by their own processes at any moment: then
             nothing is done as long as there are any. To look for them before would not do: one may begin in between.
+        instead: True if it is ended in place of its own process: if that has ended it, nothing is done.
 
     Returns:
         False if it goes on, so that its parent was left open.
@@ -90,36 +90,53 @@ def close(
         log.debug("no stage of %s was tracked: there is no parent to end", key)
         return True
     store = backend.store
-    members = members_of(settings, backend, found, key, everywhere=everywhere)
-    alive = open_here()
+    if instead and store.get_run(found.run_id).status != "RUNNING":
+        return True
+    members = members_of(backend, key)
     running = [run for run in members if run.status == "RUNNING"]
     if patient and running:
         return False
-    for run in members:
-        take_back(store, run)
-        end = told.get(run.tags.get("tracklayer.key", ""))
-        if end is not None and run.run_id not in alive and end_as_told(store, run, end):
-            dispatch.run_ended(registry.load(settings), ref_of(run), end.status, strict=settings.on_error == "raise")
-    for run in running:
-        if run.run_id not in alive and (run.start_time or 0) <= ended_at + CLOCKS:
-            leave = leave_untold if is_untold(run) else leave_open
-            leave(store, run.run_id, ended_at)  # nothing is left to do where it was told
+    _end_members(members, settings, store, ended_at, told)
     # A script's process is its whole life: what began after it is no second one.
-    if context.workflow_run.orchestrator != SCRIPT and any(
-        (run.start_time or 0) > ended_at + CLOCKS for run in running
-    ):
+    if context.workflow_run.orchestrator != SCRIPT and any(began(run) > ended_at + CLOCKS for run in running):
         log.info("%s goes on: it ended once, and tasks of it have started since", key)
         return False
     if error:
         message = str(Redaction(settings.redact).mask("error", error))[:1_000]
         store.log_batch(found.run_id, tags={"tracklayer.error.message": message})
-    store.update_run(found.run_id, status=status, end_time=ended_at)
+    if not instead:
+        store.update_run(found.run_id, status=status, end_time=ended_at)
+    elif not end_instead(store, found.run_id, status, ended_at, {}):
+        return True  # its own process has, meanwhile
     backend.forget(key)
     dispatch.run_ended(registry.load(settings), found, status, strict=settings.on_error == "raise")
     if settings.describe_upstream:
         with fence("describing the runs upstream", settings.on_error):
             describe_upstream(backend, [*members, store.get_run(found.run_id)])
     return True
+
+
+def _end_members(
+    members: list[Run], settings: Settings, store: Store, ended_at: int, told: Mapping[str, RealEnd]
+) -> None:
+    """End those of a workflow run's stage runs that nobody has ended, see `close`."""
+    alive = open_here()
+    for run in members:
+        take_back(store, run)
+        end = told.get(run.tags.get("tracklayer.key", ""))
+        if end is not None and run.run_id not in alive and end_as_told(store, run, end):
+            dispatch.run_ended(registry.load(settings), ref_of(run), end.status, strict=settings.on_error == "raise")
+    for run in members:
+        if run.status == "RUNNING" and run.run_id not in alive and began(run) <= ended_at + CLOCKS:
+            leave = leave_untold if is_untold(run) else leave_open
+            leave(store, run.run_id, ended_at)  # nothing is left to do where it was told
+
+
+def began(run: Run) -> int:
+    """When the try began that is in a run now, in milliseconds since the epoch: a later one than the first may go on with it."""
+    told = run.tags.get(TAKEN_OVER_TAG, "")
+    again = int(told) if told.isascii() and told.isdigit() and len(told) < 16 else 0
+    return max(run.start_time or 0, again)
 
 
 def give_up(store: Store, key: str, ended_at: int) -> None:
@@ -181,35 +198,20 @@ def _find(context: RunContext, settings: Settings, backend: Backend, key: str) -
     return ref_of(found) if found else None
 
 
-def members_of(
-    settings: Settings,
-    backend: Backend,
-    parent: RunRef,
-    key: str,
-    *,
-    running: bool = False,
-    everywhere: bool = False,
-    limit: int = MEMBERS,
-) -> list[Run]:
-    """The stage runs of a workflow run.
+def members_of(backend: Backend, key: str, *, running: bool = False, limit: int = MEMBERS) -> list[Run]:
+    """The stage runs of a workflow run, in whatever experiment, and the runs of user code below them.
 
-    All experiments are searched only where stages may have experiments of their own.
+    An argument, a plugin or the user's own code may have placed any of them, in a process that nobody can ask any more.
+    So it is not guessed where they are: all experiments are searched.
 
     Args:
-        settings: the settings.
         backend: the tracking back end.
-        parent: the workflow run's parent.
         key: the workflow run's key.
         running: only those that are running.
-        everywhere: search all experiments, whatever the settings say.
         limit: at most so many.
 
     Raises:
         StoreError: the back end cannot be reached.
     """
-    own = {"stage", "task", "task_run", "index", "try"} & naming.fields_of(settings.experiment)
-    plugins = registry.load(settings)
-    hooked = bool(plugins.hook.tracklayer_experiment_name.get_hookimpls())
-    where = [] if everywhere or own or hooked else [parent.experiment_id]
     wanted = f"tags.`{member_tag(key)}` != ''" + (" and attributes.status = 'RUNNING'" if running else "")
-    return list(backend.store.search_runs(where, wanted, limit=limit))
+    return list(backend.store.search_runs([], wanted, limit=limit))

@@ -52,8 +52,8 @@ def close_if_last(
         StoreError: the tracking server could not be asked.
     """
     key = workflow_run_key(context.workflow_run)
-    if not members_of(settings, backend, parent, key, running=True, limit=1):
-        runs = members_of(settings, backend, parent, key)
+    if not members_of(backend, key, running=True, limit=1):
+        runs = members_of(backend, key)
         found = _status(runs, ends=ends)
         if found is None:
             return None

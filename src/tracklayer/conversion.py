@@ -76,7 +76,7 @@ def unknown(found: Found, known: Iterable[str]) -> str:
     # A misspelt name of a secret is none that masking knows.
     masked = Redaction().mask(found.key, found.value)
     shown = Found(near[0] if near else found.key, masked, found.where).shown
-    return f"unknown setting {found.key!r} {found.where} (value: {shown}){hint} allowed: {', '.join(known)}"
+    return f"unknown setting {found.key!r} {found.where} (value: {shown}){hint} allowed: {', '.join(known) or 'none'}"
 
 
 def allowed(kind: Any) -> str:

@@ -7,17 +7,18 @@ or a process that took over what it left behind.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tracklayer.context import Link, RunRef
 from tracklayer.description import NOTE_TAG, compose
-from tracklayer.ending import reopen
+from tracklayer.ending import end_instead, reopen
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import (
     PARENT_TAG,
     ROOT_TAG,
     SUPERSEDED_TAG,
+    TAKEN_OVER_TAG,
     attempt_tag,
     key_tag,
     member_tag,
@@ -27,7 +28,7 @@ from tracklayer.identity import (
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.machine import PROCESS_TAG
 from tracklayer.opening import Opened, Opening
-from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
+from tracklayer.outcome import ELSEWHERE, OF_AN_END, OUTCOME_TAG
 from tracklayer.parent import make_parent
 from tracklayer.provisional import EXPECTED, EXPECTED_TAG, PENDING, id_tag, is_provisional, provisional_id
 from tracklayer.store.delivery import deliver
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
     from tracklayer.backend import Backend
     from tracklayer.context import Upstream
     from tracklayer.store import Run
-
-_OF_AN_END: Final = (OUTCOME_TAG, "tracklayer.error.type", "tracklayer.error.message")
-"""Tags that tell how a try ended."""
 
 
 def create(
@@ -116,7 +114,7 @@ def _create(opening: Opening, backend: Backend, *, again: bool, given_out: str |
     told_parent = made_parent if made_parent is not None and made_parent.made else None
     resumed = _resumed(opening, backend, experiment_id, again=again)
     if resumed is not None:
-        over = resumed.status != "RUNNING"
+        over = resumed.status != "RUNNING" and not _is_of_a_later_try(opening, resumed)
         if over and (given_out is None or resumed.end_time is None or resumed.end_time <= opening.start_time):
             # Else it went on elsewhere, and has ended, before this part of it was delivered.
             reopen(backend.store, resumed)
@@ -277,11 +275,21 @@ def _resumed(opening: Opening, backend: Backend, experiment_id: str, *, again: b
 
 def _is_of_an_earlier_try(opening: Opening, run: Run) -> bool:
     """Whether a run that a try goes on with is still known as an earlier try's (``attempts = "reuse"``)."""
+    return _compared(opening, run) < 0
+
+
+def _is_of_a_later_try(opening: Opening, run: Run) -> bool:
+    """Whether a later try goes on with a run that this one has begun, or has ended it."""
+    return _compared(opening, run) > 0
+
+
+def _compared(opening: Opening, run: Run) -> int:
+    """By how many tries the one that is in a run now is later than that of the opening."""
     task_run = opening.context.task_run
     if task_run is None:
-        return False
+        return 0
     known = run.tags.get(attempt_tag(task_key(opening.context.workflow_run, task_run)), "")
-    return _try_number(known) < task_run.try_number
+    return _try_number(known) - task_run.try_number
 
 
 def _take_over(opening: Opening, backend: Backend, run: Run, *, late: bool) -> None:
@@ -293,9 +301,10 @@ def _take_over(opening: Opening, backend: Backend, run: Run, *, late: bool) -> N
         "tracklayer.key": opening.key,
         key_tag(opening.key): "1",
         attempt_tag(task_key(context.workflow_run, context.task_run)): str(context.task_run.try_number),
+        TAKEN_OVER_TAG: str(opening.start_time),
     }
     backend.store.log_batch(run.run_id, tags=tags)
-    for name in _OF_AN_END:
+    for name in OF_AN_END:
         if name in run.tags:
             backend.store.delete_tag(run.run_id, name)
     _reopen_parent(opening, backend, late=late)
@@ -348,9 +357,9 @@ def _supersede(opening: Opening, backend: Backend, ref: RunRef) -> None:
             continue
         if SUPERSEDED_TAG in run.tags:
             continue
-        backend.store.log_batch(run.run_id, tags={SUPERSEDED_TAG: ref.run_id})
         if run.status == "RUNNING":
-            backend.store.update_run(run.run_id, status="FAILED", end_time=opening.start_time)
+            end_instead(backend.store, run.run_id, "FAILED", opening.start_time, {})
+        backend.store.log_batch(run.run_id, tags={SUPERSEDED_TAG: ref.run_id})  # the last: with it a repetition passes
     if later:
         backend.store.log_batch(ref.run_id, tags={SUPERSEDED_TAG: min(later)[1]})
 

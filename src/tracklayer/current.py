@@ -169,6 +169,13 @@ def enclosing_run() -> StageRun | None:
     return None if beside else run
 
 
+def nearest_tracked(run: StageRun | None) -> StageRun | None:
+    """The run itself, or the nearest one around it that is tracked: there is no run below which to nest otherwise."""
+    while run is not None and run.recorder is None:
+        run = run.outer
+    return run
+
+
 def _attached() -> StageRun | None:
     """The stage run of another process that this one was attached to."""
     token, process_id = stage_of_worker() or (os.environ.get(ATTACH_VARIABLE), starter())
@@ -210,6 +217,7 @@ def inherited_token() -> str | None:
 @contextmanager
 def entered(run: StageRun) -> Iterator[None]:
     """Make `run` the current one for the block."""
+    _tell_observation(run)
     stages = _open_stages()
     token = _CURRENT.set(run)
     try:
@@ -241,6 +249,13 @@ def leave(run: StageRun) -> None:
 def stages_entered() -> int:
     """How many stages have been entered in this process so far."""
     return _open_stages().count
+
+
+def _tell_observation(run: StageRun) -> None:
+    """Where a task is followed in this process, a stage that its code opens by itself may be that of the task."""
+    observation = sys.modules.get("tracklayer.observation")
+    if observation is not None:
+        observation.opened_by_code(run)
 
 
 def _tell_mlflow() -> None:

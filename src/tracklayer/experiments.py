@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,20 @@ class Experiments:
         if known is None:
             known = self._ids[name] = self._find_or_create(name, tags)
         return known
+
+    def make(self, name: str) -> None:
+        """Create the experiment `name` if there is none. One that somebody has deleted stays deleted.
+
+        Args:
+            name: valid for MLflow.
+
+        Raises:
+            StoreError: the server cannot be reached or refuses.
+        """
+        if name in self._ids or self._store.get_experiment_by_name(name) is not None:
+            return
+        with contextlib.suppress(AlreadyExists):  # another process was faster
+            self._ids[name] = self._store.create_experiment(name, {})
 
     def forget(self) -> None:
         """Ask again next time: the server said that there is no such experiment (any more)."""

@@ -32,6 +32,8 @@ PARENT_TAG: Final = "mlflow.parentRunId"
 """MLflow's own tag of a nested run: the id of the run above it."""
 SUPERSEDED_TAG: Final = "tracklayer.superseded_by"
 """On a try that is not the last of its task: the id of the run of the next one."""
+TAKEN_OVER_TAG: Final = "mlflow.tracklayer.taken_over"
+"""On a run with which a later try goes on (``attempts = "reuse"``): when that began, in milliseconds since the epoch."""
 
 TOKEN_PREFIX: Final = "tl1."  # noqa: S105 - not a password: what every token begins with
 TOKEN_LIMIT: Final = 16_384

@@ -55,6 +55,10 @@ FIELDS: Final = (*_FIELDS, "params.<key>")
 
 # Width and precision of at most three digits: a template must not be able to ask for a gigabyte of blanks.
 _FORMAT = re.compile(r"(?:.?[<>=^])?[-+ ]?#?0?\d{0,3}[_,]?(?:\.\d{1,3})?[bcdeEfFgGnosxX%]?", re.DOTALL)
+# Of strftime, C's and glibc's included; what a platform does not know gives the date as it is.
+_DIRECTIVE = re.compile(
+    r"%[-_0^#]?\d{0,3}(?:[aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZf%+]|:z|E[cCxXyY]|O[deHImMSuUVwWy])"
+)
 # Separators, a label such as "lr=" or "v", an opening bracket: what stands before a field for the field's sake.
 _LEAD = re.compile(
     r"(?P<kept>.*?)(?P<lead>[-_/ .,:;|~+@#]*(?:[^-_/ .,:;|~+@#\[({<]*[=:] ?|[vV])?(?P<open>[\[(<]?))", re.DOTALL
@@ -120,18 +124,6 @@ def valid_run_name(name: str) -> str:
     return _valid(name, RUN_NAME_LIMIT)
 
 
-def fields_of(template: str) -> frozenset[str]:
-    """The fields that `template` names (``params.model.lr`` with its key).
-
-    Raises:
-        SettingsError: it is no template (braces that do not match).
-
-    >>> sorted(fields_of("{stage}-lr={params.lr}"))
-    ['params.lr', 'stage']
-    """
-    return frozenset(name for _, name, _ in _parse(template, "template") if name is not None)
-
-
 def check_template(template: str, *, setting: str) -> None:
     """Check that `template` can be rendered.
 
@@ -148,12 +140,17 @@ def check_template(template: str, *, setting: str) -> None:
             continue
         if name not in _FIELDS and not (name.startswith("params.") and len(name) > len("params.")):
             raise SettingsError(_unknown(template, name, setting))
-        if name not in _DATES and not _FORMAT.fullmatch(form):
+        if not (_is_of_dates(form) if name in _DATES else _FORMAT.fullmatch(form)):
             raise SettingsError(
                 f"setting {setting}: {{{name}:{form}}} in {template!r} has a format that {name} does not take; allowed"
                 " are Python's for text and numbers with a width of at most three digits, and date formats such as"
                 f" %Y-%m-%d for {', '.join(_DATES)}"
             )
+
+
+def _is_of_dates(form: str) -> bool:
+    rest = _DIRECTIVE.sub("", form)
+    return not form or (rest != form and "%" not in rest)
 
 
 def _parse(template: str, setting: str) -> list[tuple[str, str | None, str]]:

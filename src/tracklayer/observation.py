@@ -56,7 +56,7 @@ class Observation:
 
         Args:
             describe: asked once, when MLflow is first used, in whatever thread that is; None: it is not followed.
-            opened: told when the stage run is there.
+            opened: told when the stage run is there, or that of the stage which the code opens by itself in its place.
         """
         self.run: StageRun | None = None
         self._describe = describe
@@ -143,12 +143,41 @@ class Observation:
                 return None
             enter(run)
             self.run = run
-            with fence("telling where the run of a task is", "log"):
-                self._opened(run)
+            self.joined(run)
             return run
 
-    def end(self, status: Status, *, note: str | None = None, error: BaseException | str | None = None) -> None:
+    def joined(self, run: StageRun) -> None:
+        """The task's stage run is there, whether it was opened here or by the code itself: whoever follows the task is told."""
+        with fence("telling where the run of a task is", "log"):
+            self._opened(run)
+
+    def announce_end(
+        self,
+        status: Status,
+        *,
+        note: str | None = None,
+        error: BaseException | str | None = None,
+        ended_at: datetime | None = None,
+    ) -> None:
+        """Say how the task has ended, before `end` can: arguments as there. Nothing if there is no stage run."""
+        run = self.run
+        if run is None or self._over or self._process_id != os.getpid():
+            return
+        status = _as_ended_by_code(run, status, note)
+        with fence("announcing the end of a task", "log"):
+            run.announce_end(status, note=note, error=error, ended_at=_moment(run, ended_at))
+
+    def end(
+        self,
+        status: Status,
+        *,
+        note: str | None = None,
+        error: BaseException | str | None = None,
+        ended_at: datetime | None = None,
+    ) -> None:
         """The task has ended, and so does its stage run, if there is one; arguments as of `StageRun.end`.
+
+        `ended_at` is the moment, None now. A run that was started after it, by what is called at a task's end, ends now.
 
         A run that the code itself has ended ``FAILED`` or ``KILLED`` stays so, also where the task goes on and succeeds.
         Not where it has skipped itself, which a note says: by the exception it does that with, MLflow has ended the run.
@@ -156,11 +185,10 @@ class Observation:
         run, self._over = self.run, True
         if run is None or self._process_id != os.getpid():
             return
-        if status == "FINISHED" and note is None:
-            status = _failed_by_code(run) or status
+        status = _as_ended_by_code(run, status, note)
         try:
             with fence("ending the run of a task", "log"):
-                run.end(status, note=note, error=error)
+                run.end(status, note=note, error=error, ended_at=_moment(run, ended_at))
         finally:
             leave(run)
 
@@ -174,12 +202,21 @@ class Observation:
                 self._at_work = before
 
 
-def _failed_by_code(run: StageRun) -> Status | None:
-    """With which status the code itself has ended its run; None if it has not, or if that is no failure."""
+def _moment(run: StageRun, ended_at: datetime | None) -> int | None:
+    started_at = run.context.task_run.started_at if run.context.task_run is not None else None
+    if ended_at is None or started_at is None or started_at > ended_at:
+        return None
+    return int(ended_at.timestamp() * 1_000)
+
+
+def _as_ended_by_code(run: StageRun, status: Status, note: str | None) -> Status:
+    """The status with which the code itself has ended its run, if that is a failure and the task's end, which has no note, is none."""
+    if status != "FINISHED" or note is not None:
+        return status
     module = sys.modules.get("tracklayer.mlflow_plugins.stages")
     state = module.state_of_run(run.run_id) if module is not None else None
     asked: Status | None = state.asked_status if state is not None else None
-    return asked if asked in {"FAILED", "KILLED"} else None
+    return asked if asked in {"FAILED", "KILLED"} else status
 
 
 class _Observed:
@@ -202,3 +239,14 @@ def observe(observation: Observation | None) -> None:
 def current_observation() -> Observation | None:
     """The task that is followed in this process; None if none is."""
     return _observed().observation
+
+
+def opened_by_code(run: StageRun) -> None:
+    """Code is about to enter a stage that it has opened by itself: the task's, if that is followed and has no run yet.
+
+    Args:
+        run: the stage run; one that is not tracked stands for none.
+    """
+    observation = current_observation()
+    if observation is not None and run.run_id is not None and observation.awaits:
+        observation.joined(run)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 OUTCOME_TAG: Final = "tracklayer.outcome"
 """One word for people that the status of a run does not tell."""
 
+OF_AN_END: Final = frozenset({OUTCOME_TAG, "tracklayer.error.type", "tracklayer.error.message"})
+"""Tags that tell how a try ended."""
+
 ELSEWHERE: Final = "ends from its trigger"
 """Value of the tag ``tracklayer.outcome`` on the run of a task that no process of ours sees the end of: its code is left
 for good while it waits, and its orchestrator ends it. The run is left open, until the end is told with that of the

@@ -105,7 +105,7 @@ def encode(params: Mapping[str, object], *, redact: Redaction) -> EncodedParams:
         if name in encoded:
             name = _unused(name, repr(place), encoded)
         neighbour = names.get(place[:-1], "") if place[-1:] and place[-1][1] in _VALUE_KEYS else ""
-        whole = text(redact.mask(f"{joined}.{neighbour}", value))
+        whole = text(redact.mask(f"{joined}.{neighbour}" if neighbour else joined, value))
         encoded[name] = whole if _fits(whole) else _kept(name, whole, artifacts)
         if name != joined:
             changed[name] = {"key": redact.mask_text(joined), "path": [redact.mask_text(level) for _, level in place]}

@@ -55,6 +55,7 @@ def prepare(
     experiment: str | None = None,
     outer: RunRef | None = None,
     with_parent: bool = True,
+    inherits: bool = True,
 ) -> Preparation:
     """Ask the hooks about the run of `context`.
 
@@ -68,9 +69,11 @@ def prepare(
         experiment: name of the stage run's experiment, taken literally; None: hooks and template decide.
         outer: the stage run within which this one is opened; it is then its parent.
         with_parent: False where the workflow-run parent is known to exist, so that nobody need be asked about it.
+        inherits: False where `context` has the token in this process's environment already, if that is one.
     """
     strict = settings.on_error == "raise"
-    context = _with_inherited_token(context)
+    if inherits:
+        context = _with_inherited_token(context)
     is_stage = context.task_run is not None
     if context.task_run is not None and context.stage is None:
         context = replace(context, stage=dispatch.stage(plugins, context, strict=strict) or context.task_run.task)
@@ -99,7 +102,7 @@ def prepare(
         encoded = encode(told, redact=redaction)
         of_parent = {"params": dict(encoded.params), "artifacts": dict(encoded.artifacts)}
     elif is_stage and outer is None and with_parent:
-        of_parent = {"parent": prepare(context.of_workflow_run(), settings, plugins).opening}
+        of_parent = {"parent": prepare(context.of_workflow_run(), settings, plugins, inherits=False).opening}
     described = context.workflow_run.description
     opening = Opening(
         context=context.bare(),

@@ -296,7 +296,9 @@ class Redaction:
             # What {"name": "DB_PASSWORD", "value": …} holds is told by its neighbour.
             neighbour = value.get("name", "")
             return {
-                key: self._mask(f"{name}.{key}.{neighbour}" if key == "value" else f"{name}.{key}", inner, above)
+                key: self._mask(
+                    f"{name}.{key}.{neighbour}" if key == "value" and neighbour else f"{name}.{key}", inner, above
+                )
                 for key, inner in value.items()
             }
         inside = _mask_flags([self._mask(name, inner, above) for inner in value])

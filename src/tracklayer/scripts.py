@@ -28,6 +28,11 @@ def _opened() -> Counter[str]:
     return Counter()
 
 
+def instance() -> str:
+    """Which installation a script runs in: the host's name, whatever the setting ``instance`` says of orchestrators."""
+    return gethostname() or "default"
+
+
 def script_context(task: str | None) -> RunContext:
     """Where a script runs.
 
@@ -44,7 +49,7 @@ def script_context(task: str | None) -> RunContext:
     index = f"{os.getpid()}-{count}" if in_fork else (str(count) if count > 1 else None)
     workflow_run = WorkflowRun(
         orchestrator=SCRIPT,
-        instance=gethostname() or "default",
+        instance=instance(),
         workflow=source.stem if source else ("notebook" if "ipykernel" in sys.modules else "python"),
         run_id=run_id,
         source=str(source) if source else None,

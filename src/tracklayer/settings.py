@@ -173,7 +173,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal: str | None = None
     journal_limit: Bytes = 1_073_741_824
     durability: Literal["cache", "disk"] = "cache"
-    patience: Seconds = 0.75
+    patience: Seconds = 0.65
     linger: Seconds = 30.0
     carry: str | None = None
     connect_timeout: Seconds = 0.75
@@ -187,6 +187,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         redaction = Redaction(self.redact)
         shown = ((name, redaction.mask(name, getattr(self, name))) for name in self.__struct_fields__)
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+class NoSettings(msgspec.Struct, frozen=True):
+    """The settings of a plugin that has none: whatever stands in its table is wrong."""
 
 
 _TYPES: Final[Mapping[str, Any]] = {

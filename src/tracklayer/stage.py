@@ -15,12 +15,13 @@ from tracklayer.context import Link, RunContext, RunRef, Status, Token, Upstream
 from tracklayer.current import ATTACH_VARIABLE, PARENT_VARIABLE, refresh_environment, subprocess_environment
 from tracklayer.datasets import dataset_of
 from tracklayer.description import compose
+from tracklayer.ending import RealEnd
 from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import fence, log
 from tracklayer.identity import format_token, parse_token
 from tracklayer.interruption import let_through
 from tracklayer.journal.operations import Close, Consumed, End, LeftOpen, Linked
-from tracklayer.journal.recorder import recorder_of
+from tracklayer.journal.recorders import recorder_of
 from tracklayer.linking import find_producer
 from tracklayer.logbook import Logbook
 from tracklayer.opening import Opened, milliseconds
@@ -311,13 +312,21 @@ class StageRun(RunLog):
                 return delivered
         return False
 
-    def end(self, status: Status, *, note: str | None = None, error: BaseException | str | None = None) -> None:
+    def end(
+        self,
+        status: Status,
+        *,
+        note: str | None = None,
+        error: BaseException | str | None = None,
+        ended_at: int | None = None,
+    ) -> None:
         """End the run; only the first call counts. ``RUNNING`` sends what was logged and leaves the run open.
 
         Args:
             status: how it ended.
             note: one word for people, the tag ``tracklayer.outcome``. With `ELSEWHERE` the code is left for good.
             error: what it failed with; its type and message become tags.
+            ended_at: when it ended, in milliseconds since the epoch, where that is a while ago; None is now.
         """
         if self._ended or self.process_id != os.getpid():  # a fork of the process that opened it does not end it
             return
@@ -325,7 +334,7 @@ class StageRun(RunLog):
         left = status == "RUNNING" and note == ELSEWHERE and is_provisional(self.run_id or "")
         if left:  # it may be delivered when the workflow run has long ended, and nobody would end it any more
             status = of_code
-        ended_at = milliseconds(None)
+        ended_at = milliseconds(None) if ended_at is None else ended_at
         self._ended, self._ended_as = True, status
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
             return
@@ -345,6 +354,30 @@ class StageRun(RunLog):
             return  # whoever ends a workflow run's parent tells the plugins
         with fence("telling the plugins", self.settings.on_error):
             dispatch.run_ended(self._plugins, self.ref or self._opened.ref, status, strict=self._strict)
+
+    def announce_end(
+        self,
+        status: Status,
+        *,
+        note: str | None = None,
+        error: BaseException | str | None = None,
+        ended_at: int | None = None,
+    ) -> None:
+        """Say how the run will end, where much may happen before `end` is called, or keep it from being called.
+
+        Whoever ends the run in place of this process then ends it so. Does nothing once it has ended.
+
+        Args:
+            status: how it will end.
+            note: as of `end`.
+            error: as of `end`.
+            ended_at: as of `end`.
+        """
+        if not self._ended and self.process_id == os.getpid():
+            if error is not None:
+                self._tag_error(error)
+            end = RealEnd(status, milliseconds(None) if ended_at is None else ended_at, note)
+            self.set_tags({**end.tags(), **({OUTCOME_TAG: note} if note else {})})
 
     def fail(self, error: BaseException | str) -> None:
         """Let a stage that has ended ``FINISHED`` in this process end ``FAILED``: its task failed after its code had returned.

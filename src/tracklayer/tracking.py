@@ -19,14 +19,14 @@ from tracklayer.announcing import announce
 from tracklayer.arguments import check
 from tracklayer.backend import Backend, open_backend
 from tracklayer.context import SCRIPT, RunContext, RunRef, State, Status, TaskRun, WorkflowRun
-from tracklayer.current import current_run, enclosing_run, entered, open_stages
+from tracklayer.current import enclosing_run, entered, nearest_tracked, open_stages
 from tracklayer.ending import LEFT_OPEN, RealEnd
 from tracklayer.exceptions import SettingsError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import run_key, workflow_run_key
 from tracklayer.interruption import let_through
 from tracklayer.journal.operations import Close, Lost
-from tracklayer.journal.recorder import recorder_of
+from tracklayer.journal.recorders import recorder_of
 from tracklayer.linking import ref_of
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import Outcome, of_exception
@@ -37,6 +37,7 @@ from tracklayer.scripts import has_failed, script_context, stage_left
 from tracklayer.settings import Settings
 from tracklayer.singleton import singleton
 from tracklayer.stage import ERROR_LENGTH, StageRun
+from tracklayer.untracked import current_run  # here, so that nothing of it is to be imported inside a stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -255,7 +256,7 @@ def close_workflow_run(
         error: what it failed with; becomes a tag of the parent.
         ended_at: when it ended, aware; None is now.
         observed: True if runs of observed tasks may be among those of the workflow run, see `tracklayer.observation`:
-            they may be in any experiment, and end a moment after their tasks.
+            they end a moment after their tasks.
         perhaps: True if `parent` is only what it would be called, since nobody knows whether anything was tracked.
         told: how tries ended of which no process was there then, as the orchestrator says (a trigger ended them).
         settings: None loads them.
@@ -356,7 +357,9 @@ def _stage_run(
     """The stage run, not opened yet; an untracked one where anything stands against it."""
     nowhere = WorkflowRun(orchestrator=SCRIPT, workflow="untracked", run_id="untracked")
     untracked = RunContext(workflow_run=nowhere, task_run=TaskRun(task="main"))
+    outer = None
     with fence("preparing a stage", settings.on_error):
+        outer = enclosing_run() if context is None else None
         check(
             stage=stage,
             context=context,
@@ -370,10 +373,10 @@ def _stage_run(
         backend = open_backend(settings)
         if backend is None:
             _say_that_tracking_is_off(settings.enabled)
-            return StageRun(untracked, settings)
+            return StageRun(untracked, settings, outer=outer)
         plugins = registry.load(settings)
-        outer = enclosing_run() if context is None else None
-        found = _nested(outer, stage) if outer is not None else (context or _located(settings, plugins, stage))
+        above = nearest_tracked(outer)
+        found = _nested(above, stage) if above is not None else (context or _located(settings, plugins, stage))
         if stage is not None:
             found = replace(found, stage=stage)
         preparation = prepare(
@@ -384,13 +387,13 @@ def _stage_run(
             params=params,
             tags=tags,
             experiment=experiment,
-            outer=outer.ref if outer is not None and outer.context.task_run is not None else None,
+            outer=above.ref if above is not None and above.context.task_run is not None else None,
             with_parent=not _is_there(found.parent or backend.parent(workflow_run_key(found.workflow_run))),
         )
         if found.workflow_run.orchestrator == SCRIPT and found.owns_workflow_run:
             _close_at_exit(found, settings, backend)
         return StageRun(found, settings, preparation=preparation, backend=backend, outer=outer)
-    return StageRun(untracked, settings)
+    return StageRun(untracked, settings, outer=outer)
 
 
 def _is_there(parent: RunRef | None) -> bool:
@@ -418,7 +421,9 @@ def _nested(outer: StageRun, stage: str | None) -> RunContext:
         return replace(outer.context, task_run=task, stage=stage, parent=outer.ref, owns_workflow_run=False)
     name = f"{task_run.task}.{stage or 'nested'}"
     nested = TaskRun(task=name, index=f"{where}{outer.count_nested(name)}", try_number=task_run.try_number)
-    return replace(outer.context, task_run=nested, stage=stage, tokens=())
+    # The workflow run does not end with a fork, however that ends.
+    owns = outer.context.owns_workflow_run and not where
+    return replace(outer.context, task_run=nested, stage=stage, tokens=(), owns_workflow_run=owns)
 
 
 def _end_with(error: BaseException, run: StageRun, outcome: Callable[[BaseException], Outcome] | None) -> None:

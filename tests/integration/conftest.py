@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.faults import disk
+from harness.forgiving import Forgiving
 from harness.guarded import guarded_server
 from harness.line import Line
 from harness.orchestrator import VARIABLE, Truth
 from harness.pipeline import Pipeline
 from harness.world import World
+from tracklayer.backend import open_backend
+from tracklayer.journal.recorder import Recorder
+from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +66,41 @@ def line(
     mlflow.set_tracking_uri(line.proxy.uri)
     yield line
     line.mend()
+
+
+@pytest.fixture
+def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy]) -> RecordingProxy:
+    """A way to the MLflow server on SQLite that can injure or record requests."""
+    return proxy_before(mlflow_server.uri)
+
+
+@pytest.fixture
+def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
+    """Tracking through the proxy, with a journal of the test's own, and enough patience for a busy machine."""
+    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20.0)
+
+
+@pytest.fixture
+def recorder(settings: Settings) -> Iterator[Recorder]:
+    """What records a stage with these settings."""
+    backend = open_backend(settings)
+    assert backend
+    made = Recorder(backend, settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def away(
+    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], fresh_mlflow: None
+) -> tuple[Pipeline, RecordingProxy]:
+    """A pipeline that is tracked through a proxy which can be made to go away, and asks the server itself."""
+    from mlflow import MlflowClient
+
+    proxy = proxy_before(mlflow_server.uri)
+    pipeline = Forgiving(proxy.uri)
+    pipeline.client = MlflowClient(mlflow_server.uri)
+    return pipeline, proxy
 
 
 @pytest.fixture(params=["http", "sqlite"])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 import pytest
 
+from harness.late_end import ENDED, Meanwhile, World
 from harness.leaving import opening_of
 from harness.process import wait_for
 from tracklayer.backend import open_backend
@@ -21,96 +21,24 @@ from tracklayer.closing import CLOCKS, close
 from tracklayer.completion import close_if_last
 from tracklayer.context import RunRef
 from tracklayer.creation import create
-from tracklayer.ending import DIED, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
-from tracklayer.identity import PARENT_TAG, workflow_run_key
+from tracklayer.ending import DIED, IN_PLACE, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
+from tracklayer.exceptions import StoreUnavailable
+from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, run_key, workflow_run_key
 from tracklayer.journal.endings import LOST
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.late_ends import FEW
 from tracklayer.journal.left import LeftJournal
-from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import Close, End, Header, LeftOpen, Log, Lost
+from tracklayer.journal.operations import Close, End, LeftOpen, Lost, Named
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
+from tracklayer.provisional import provisional_id
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
-    from tracklayer.journal.operations import Operation
-    from tracklayer.store import Run, Store
-
-ENDED = 1_700_000_002_000
-
-
-class Meanwhile:
-    """A store before whose request number `at` somebody else does all that he has to do."""
-
-    def __init__(self, store: Store, at: int, act: Callable[[], None]) -> None:
-        self._store = store
-        self._left = at
-        self._act = act
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._store, name)
-        if not callable(found):
-            return found
-
-        def request(*args: Any, **named: Any) -> Any:
-            self._left -= 1
-            if self._left == 0:
-                self._act()
-            return found(*args, **named)
-
-        return request
-
-
-class World:
-    """A stage run that is open, the journal with its end, and the end of its workflow run."""
-
-    def __init__(
-        self, settings: Settings, outcome: str | None, *, run_id: str | None = None, end: End | None = None
-    ) -> None:
-        self.settings = settings
-        self.opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
-        self.run_id = run_id or create(self.opening, self.backend()).ref.run_id
-        noted = () if outcome is None else (Log(self.run_id, tags={OUTCOME_TAG: outcome}),)
-        self.append(*noted, msgspec.structs.replace(end or End("", "FAILED", ENDED), run=self.run_id))
-
-    def append(self, *operations: Operation) -> None:
-        """Leave a journal with these behind."""
-        folder = JournalFolder.of(self.settings)
-        assert folder
-        header = Header(1, self.backend().store.uri, "host", os.getpid(), ENDED)
-        journal = LiveJournal(folder, header, limit=1024 * 1024)
-        for operation in operations:
-            journal.append(operation)
-        journal.close(remove=False)
-
-    def backend(self) -> Backend:
-        found = open_backend(self.settings)
-        assert found
-        return found
-
-    def deliver(self, backend: Backend) -> None:
-        (path,) = left_behind(self.settings)
-        journal = LeftJournal.take(path)
-        assert journal
-        recovery = Recovery(journal, backend, self.settings)
-        while recovery.step():
-            pass
-        assert recovery.finish()
-
-    def close(self, backend: Backend, *ends: RealEnd) -> None:
-        told = dict.fromkeys([self.opening.key], *ends) if ends else {}
-        context = self.opening.context.of_workflow_run()
-        close(context, "FAILED", self.settings, backend, ended_at=ENDED + 5_000, told=told)
-
-    def run(self) -> Run:
-        return self.backend().store.get_run(self.run_id)
 
 
 @pytest.fixture
@@ -138,6 +66,37 @@ def test_the_real_end_wins_whenever_it_comes(settings: Settings, outer: str, out
         assert (run.status, run.end_time, run.tags.get(OUTCOME_TAG)) == ("FAILED", ENDED, outcome), (
             f"before request {at}"
         )
+    assert at > 3
+
+
+@pytest.mark.parametrize("outcome", [None, "skipped"])
+def test_the_real_end_wins_also_if_the_process_that_tells_it_dies_meanwhile(
+    settings: Settings, outcome: str | None
+) -> None:
+    """Before any of its requests; what it leaves behind is delivered."""
+    for at in itertools.count(1):
+        world = World(settings, outcome)
+        died: list[int] = []
+
+        def die(at: int = at, died: list[int] = died) -> None:
+            died.append(at)
+            raise StoreUnavailable("dead")
+
+        world.close(world.backend())
+        backend = world.backend()
+        sound, backend.store = backend.store, Meanwhile(backend.store, at, die)
+        try:
+            world.deliver(backend)
+        except StoreUnavailable:
+            backend.store = sound
+            world.deliver(backend)
+        backend.store = sound
+        run = world.run()
+        assert (run.status, run.end_time, run.tags.get(OUTCOME_TAG)) == ("FAILED", ENDED, outcome), (
+            f"died before request {at}"
+        )
+        if not died:
+            break
     assert at > 3
 
 
@@ -193,6 +152,35 @@ def test_what_is_told_waits_in_the_journal_with_the_end(settings: Settings) -> N
     assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("FAILED", ENDED + 1_000, ELSEWHERE)
 
 
+@pytest.mark.parametrize("outer", ["supersede", "deliver"])
+def test_the_real_end_of_a_try_wins_over_the_next_try_which_takes_it_for_killed(settings: Settings, outer: str) -> None:
+    for at in itertools.count(1):
+        world = World(settings, "timed out", end=End("", "KILLED", ENDED))
+        first = world.opening
+        assert first.context.task_run
+        context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
+        second = replace(first, context=context, key=run_key(context), start_time=ENDED + 7_000)
+        done: list[int] = []
+        created: list[str] = []
+
+        def supersede(backend: Backend, second: Any = second, created: list[str] = created) -> None:
+            created.append(create(second, backend).ref.run_id)
+
+        def meanwhile(world: World = world, at: int = at, done: list[int] = done, supersede: Any = supersede) -> None:
+            done.append(at)
+            (world.deliver if outer == "supersede" else supersede)(world.backend())
+
+        backend = world.backend()
+        backend.store = Meanwhile(backend.store, at, meanwhile)
+        (supersede if outer == "supersede" else world.deliver)(backend)
+        if not done:
+            break
+        run = world.run()
+        told = run.status, run.end_time, run.tags.get(OUTCOME_TAG), run.tags.get(SUPERSEDED_TAG)
+        assert told == ("KILLED", ENDED, "timed out", *created), f"before request {at}"
+    assert at > 3
+
+
 @pytest.mark.parametrize("journals", [1, 2], ids=["one journal", "two"])
 def test_an_end_that_came_late_is_forgotten_once_the_run_goes_on(settings: Settings, journals: int) -> None:
     """Whoever reopens it need not be the one who has delivered, and announced, that end."""
@@ -239,6 +227,37 @@ def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
     assert ("tracklayer.error.message" in above.tags) == (parent == "FAILED")
     close(context, "FINISHED", settings, backend, ended_at=ENDED)
     assert backend.store.get_run(above.run_id).status == "FINISHED"
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FINISHED"])
+def test_what_comes_late_of_a_try_gives_way_to_the_one_that_goes_on_with_its_run(
+    settings: Settings, status: Literal["RUNNING", "FINISHED"]
+) -> None:
+    """With ``attempts = "reuse"``: its end, and the end of the workflow run as it was before the task was cleared."""
+    settings = msgspec.structs.replace(settings, attempts="reuse")
+    world = World(settings, "timed out", named=True)
+    first = world.opening
+    assert first.context.task_run
+    assert first.parent
+    context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
+    later = ENDED + CLOCKS + 10_000
+    again = replace(first, context=context, key=run_key(context), attempts="reuse", start_time=later)
+    backend = world.backend()
+    assert create(again, backend).ref.run_id == world.run_id
+    if status == "FINISHED":
+        backend.store.update_run(world.run_id, status=status, end_time=later + 1_000)
+    before = world.run()
+
+    world.deliver(backend)
+    # Whoever has created the run, and heard no answer, may look for it as late.
+    assert create(first, backend, again=True).ref.run_id == world.run_id
+    close(first.parent.context, "FAILED", settings, backend, ended_at=ENDED)
+    after = world.run()
+    assert (after.status, after.end_time, after.tags) == (before.status, before.end_time, before.tags)
+    parent = backend.store.get_run(after.tags[PARENT_TAG])
+    assert parent.status == ("RUNNING" if status == "RUNNING" else "FAILED")
+    assert close(first.parent.context, "FINISHED", settings, backend, ended_at=later + 2_000)
+    assert world.run().status == ("KILLED" if status == "RUNNING" else "FINISHED")
 
 
 def test_a_run_that_begins_and_ends_while_its_workflow_run_is_closed_ends_by_itself(settings: Settings) -> None:
@@ -354,6 +373,36 @@ def test_what_was_said_in_place_of_the_real_end_is_taken_back(settings: Settings
     assert not end_instead(world.backend().store, world.run_id, **ended)  # type: ignore[arg-type]
     world.deliver(world.backend())
     assert (world.run().status, world.run().end_time, world.run().tags.get(OUTCOME_TAG)) == ("FAILED", ENDED, None)
+
+
+def test_what_was_said_in_place_of_many_real_ends_is_taken_back(settings: Settings) -> None:
+    """While they are delivered; and a run that has no such mark stays as it is."""
+    world = World(settings, None)
+    backend = world.backend()
+    experiment_id, sound = world.run().experiment_id, backend.store
+    runs = [sound.create_run(experiment_id, name=f"{n}", start_time=ENDED, tags={}).run_id for n in range(FEW + 1)]
+    for path in left_behind(settings):
+        shutil.rmtree(path)
+    names = [Named(provisional_id(), run_id, experiment_id) for run_id in runs]
+    world.append(*names, *(End(run_id, "FINISHED", ENDED) for run_id in runs))
+
+    def mark() -> None:
+        for number, run_id in enumerate(runs[1:]):
+            sound.log_batch(run_id, tags={OUTCOME_TAG: IN_PLACE[number % 2]})
+
+    class Marking:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sound, name)
+
+        def search_runs(self, where: list[str], wanted: str = "", **more: Any) -> Any:
+            if "run_id IN" in wanted and "died" not in wanted:
+                mark()
+            return sound.search_runs(where, wanted, **more)
+
+    backend.store = cast("Any", Marking())
+    world.deliver(backend)
+    found = [sound.get_run(run_id) for run_id in runs]
+    assert {(run.status, run.end_time, run.tags.get(OUTCOME_TAG)) for run in found} == {("FINISHED", ENDED, None)}
 
 
 @pytest.mark.parametrize("gone", ["in the trash", "for good"])

@@ -14,7 +14,7 @@ from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.current import _OpenStages, current_run, open_here
 from tracklayer.identity import key_tag
-from tracklayer.journal.recorder import recorder_of
+from tracklayer.journal.recorders import recorder_of
 from tracklayer.outcome import OUTCOME_TAG, Outcome
 from tracklayer.settings import Settings
 from tracklayer.tracking import track

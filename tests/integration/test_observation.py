@@ -16,10 +16,13 @@ from harness.pipeline import Pipeline
 from harness.proxy import black_hole
 from tracklayer import current_run, track
 from tracklayer.context import RunContext, TaskRun, WorkflowRun
+from tracklayer.ending import leave_open
 from tracklayer.identity import PARENT_TAG
 from tracklayer.observation import Followed, Observation, current_observation, observe
+from tracklayer.opening import milliseconds
+from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import is_provisional
-from tracklayer.settings import load
+from tracklayer.settings import Settings, load
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -94,6 +97,21 @@ def test_a_run_that_its_code_has_ended_badly_stays_so(task: Task, asked: str, en
     mlflow.end_run(asked)
     task.observation.end(ended)
     assert task.run.info.status == (asked if ended == "FINISHED" else "FAILED")
+
+
+@pytest.mark.parametrize("asked", ["FINISHED", "FAILED"])
+def test_an_end_that_was_announced_stands_if_nobody_comes_to_tell_it(task: Task, asked: str) -> None:
+    """What is called at the end of a task takes so long that its orchestrator kills it."""
+    run = mlflow.start_run()
+    mlflow.end_run(asked)
+    task.observation.announce_end("FINISHED", note="skipped" if asked == "FINISHED" else None)
+    stage = current_run()
+    assert stage
+    assert stage.flush()
+    store = open_store(task.pipeline.uri, connect_timeout=5, timeout=30)
+    leave_open(store, run.info.run_id, milliseconds(None) + 60_000)
+    told = store.get_run(run.info.run_id)
+    assert (told.status, told.tags.get(OUTCOME_TAG)) == (asked, "skipped" if asked == "FINISHED" else None)
 
 
 def test_what_is_still_active_at_the_end_is_not_active_any_more(task: Task) -> None:
@@ -198,9 +216,10 @@ def test_a_stage_of_its_own_takes_its_place(task: Task) -> None:
     context = task._describe().context
     with track(context=context, tracking_uri=task.pipeline.uri) as stage:
         mlflow.log_metric("auc", 0.9)
-    with mlflow.start_run() as plain:
+    with mlflow.start_run() as plain, track(context=context, tracking_uri=task.pipeline.uri):
         pass
-    assert task.opened == []
+    assert task.opened == [stage]
+    assert task.observation.run is None
     assert task.pipeline.run(stage.run_id).data.metrics == {"auc": 0.9}
     assert "tracklayer.key" not in task.pipeline.run(plain.info.run_id).data.tags
 
@@ -226,7 +245,7 @@ def test_a_fork_opens_nothing_of_which_nobody_would_hear_the_end(task: Task) -> 
 
 def test_a_server_that_swallows_everything_costs_a_moment(fresh_mlflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In plain MLflow the same code waits for twenty minutes at its first call, and fails."""
-    monkeypatch.setenv("TRACKLAYER_PATIENCE", "0.75")
+    monkeypatch.setenv("TRACKLAYER_PATIENCE", str(Settings().patience))
     with black_hole() as uri:
         task = Task(Pipeline(uri))
         began = time.monotonic()

@@ -16,6 +16,7 @@ import pytest
 
 from harness.orchestrator import NAME, PLUGIN, VARIABLE, Truth
 from harness.process import Program, free_port, wait_for
+from harness.proxy import Answer
 from harness.story import Author
 from tracklayer.cli import main
 from tracklayer.cli.reconcile import SOMETHING_TO_DO
@@ -25,8 +26,12 @@ from tracklayer.reconcile.findings import KINDS
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.mlflow import MlflowServer
+    from harness.proxy import RecordingProxy
     from tracklayer.context import RunRef
+    from tracklayer.journal.bell import Latch
 
 ENDED = datetime(2027, 1, 1, 12, 30, tzinfo=UTC)
 REFERENCE = Path(__file__).parents[2] / "docs/reference/cli.md"
@@ -36,10 +41,12 @@ class Story:
     """One open stage run of a workflow run that its orchestrator says has failed."""
 
     def __init__(self, server: MlflowServer, truth: Truth) -> None:
+        self.uri = server.uri
         self.store = open_store(server.uri, connect_timeout=5, timeout=30)
         author = Author(self.store)
         context, self.parent = author.workflow_run(NAME, "flights", f"run-{author.mark}")
         self.stage = author.stage(context, "train", "training", status=None)
+        self.context = context
         self.experiment = context.workflow_run.workflow
         truth.workflow(context.workflow_run.run_id, "FAILED", ENDED, said="[bold]timed out[/bold]")
 
@@ -109,22 +116,63 @@ def test_as_json(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
         }
         assert (told["schema"], told["applied"], told["more"]) == ("tracklayer.reconcile/1", applied, False)
         assert (told["left_alone"], told["unknown"]) == ([], 0)
+        assert 0 < told["covered"] <= told["looked_at"]
 
 
 def test_filters(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     mine = ("--experiment", story.experiment)
     assert run(*mine, "--orchestrator", "airflow", "--orchestrator", "script") == 0
     assert run(*mine, "--workflow", "another") == 0
+    assert "None of them is tracklayer's and of what was asked for." in capsys.readouterr().out
     assert run(*mine, "--workflow", story.experiment, "--orchestrator", NAME) == SOMETHING_TO_DO
     assert run("--experiment", "there is none") == 1
     assert "'there is none'" in capsys.readouterr().err
     assert run(*mine, "--since", "soon") == 2
     assert "7d" in capsys.readouterr().err
+    for hasty in (("--older-than", "2"), ("--watch", "--interval", "0s")):
+        assert run(*mine, *hasty, "--apply") == 2, "2 of what?"
 
 
 def test_a_server_that_is_away_is_a_problem(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--tracking-uri", f"http://127.0.0.1:{free_port()}") == 1
     assert "Error" in capsys.readouterr().err
+
+
+def test_a_server_that_goes_away_meanwhile(
+    story: Story, proxy_before: Callable[[str], RecordingProxy], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was changed until then is told; and names do not steer whoever looks."""
+    author = Author(story.store)
+    later = author.stage(
+        story.context,
+        "report",
+        "report",
+        status=None,
+        name="\x1b]0;owned\x07report\n0 runs were looked at. There is nothing to do.",
+    )
+    for form in ("text", "json"):
+        proxy = proxy_before(story.uri)
+        seen: list[str] = []
+
+        def ends(handler: Any, seen: list[str] = seen) -> Any:
+            """The first run can be ended; then nobody answers any more."""
+            seen.append(handler.path)
+            return handler.forwarded() if len(seen) == 1 else Answer(503)
+
+        proxy.fault(ends, "runs/update", times=100)
+        mine = ("--experiment", story.experiment, "--tracking-uri", proxy.uri)
+        assert run(*mine, "--apply", "--format", form) == 1
+        told = capsys.readouterr()
+        assert "503" in told.err
+        assert "\x1b" not in told.out
+        assert not [line for line in told.out.splitlines() if line.strip().startswith("0 runs")], "a line of its own"
+        if form == "text":
+            assert "1 changed, 1 not tried: the server could not be reached any more." in told.out
+            assert ": not tried" in told.out
+        else:
+            assert sorted(finding["changed"] for finding in json.loads(told.out)["findings"]) == [False, True]
+        for reopened in (story.stage, later):
+            story.store.update_run(reopened.run_id, status="RUNNING")
 
 
 def test_an_orchestrator_that_cannot_be_asked_is_said_once(
@@ -194,17 +242,20 @@ def test_watching_is_told_to_end_while_the_server_is_away(story: Story) -> None:
 
 
 def test_who_insists_need_not_wait_for_the_end_of_a_round() -> None:
-    def once() -> None:
+    def once(stop: Latch) -> None:
+        opened.append(stop.is_open)
         signal.raise_signal(signal.SIGINT)
+        opened.append(stop.is_open)  # so that the round may come to an end
         rounds.append("told once")
         signal.raise_signal(signal.SIGINT)
         rounds.append("told twice")
 
     rounds: list[str] = []
+    opened: list[bool] = []
     before = [signal.getsignal(number) for number in STOPPING]
     with pytest.raises(KeyboardInterrupt):
         repeated(once, 3600.0)
-    assert rounds == ["told once"]
+    assert (rounds, opened) == (["told once"], [False, True])
     assert [signal.getsignal(number) for number in STOPPING] == before
 
 
@@ -237,5 +288,16 @@ def test_the_reference_names_every_kind_and_field() -> None:
     for kind in KINDS:
         assert f"`{kind.kind}`" in section
         assert {field.name for field in fields(kind)} >= {"run"}
-    for name in ("schema", "applied", "looked_at", "more", "findings", "left_alone", "unknown", "changed", "error"):
+    for name in (
+        "schema",
+        "applied",
+        "looked_at",
+        "covered",
+        "more",
+        "findings",
+        "left_alone",
+        "unknown",
+        "changed",
+        "error",
+    ):
         assert f"`{name}`" in section

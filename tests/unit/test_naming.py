@@ -17,7 +17,6 @@ from tracklayer.naming import (
     FIELDS,
     check_template,
     experiment_name,
-    fields_of,
     run_name,
     valid_experiment_name,
     valid_run_name,
@@ -112,6 +111,7 @@ def test_text_around_fields_and_doubled_braces_stay() -> None:
         ("{workflow}-{logical_date:%Y-%m-%d}", "flights-2026-11-20"),
         ("{started_at:%H:%M}", "01:30"),
         ("{date:%G-W%V}", "2026-W47"),
+        ("{date:%-d. %B, 100%%}", "20. November, 100%"),
         ("{params.model.lr:.0e}", "2e-01"),
         ("{params.model.depth:03d}", "003"),
         ("{workflow:.4}", "flig"),
@@ -263,6 +263,10 @@ def test_a_date_at_the_end_of_time_is_no_error() -> None:
         "{workflow:>1000}",
         "{workflow:.99999999999}",
         "{workflow:%Y}",
+        "{date:03d}",
+        "{started_at:%Q}",
+        "{logical_date:%Y-%}",
+        "{date:day}",
         "{workflow",
         "workflow}",
         "{workflow!}",
@@ -287,11 +291,6 @@ def test_the_message_says_what_is_allowed_and_what_comes_near() -> None:
 def test_a_param_whose_name_looks_like_an_attribute_is_only_looked_up() -> None:
     assert experiment("{stage} {params.__class__}") == "training"
     assert run_name(CONTEXT, Settings(run_name="{params.a[0].__class__}"), {"a[0].__class__": 5}) == "5"
-
-
-def test_the_fields_of_a_template() -> None:
-    assert fields_of("{team}/{{x}}{workflow:%d}-{params.a.b}") == {"team", "workflow", "params.a.b"}
-    assert fields_of("plain") == frozenset()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

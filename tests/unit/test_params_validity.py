@@ -154,6 +154,33 @@ def test_secrets_are_masked_before_anything_else() -> None:
     assert json.loads(result.params["args"]) == ["--password", "***", "--lr", "0.1"]
 
 
+def test_the_users_patterns_mask_params_too() -> None:
+    """With or without a neighbour's name, which counts as the last part of the param's own."""
+    params = {
+        "my_pin": "1",
+        "a": {"user_pin": "2", "pins": "3"},
+        "xyz": "4",
+        "env": [{"name": "her_pin", "value": "5"}, {"name": "", "value": "6"}, {"value_pin": "7"}],
+        "b_secret": "8",
+    }
+    assert encoded(params, "*_pin", "x?z", "!*_secret").params == {
+        "my_pin": "***",
+        "a.user_pin": "***",
+        "a.pins": "3",
+        "xyz": "***",
+        "env.0.name": "her_pin",
+        "env.0.value": "***",
+        "env.1.name": "",
+        "env.1.value": "6",
+        "env.2.value_pin": "***",
+        "b_secret": "8",
+    }
+
+
+def test_the_users_patterns_know_no_neighbour_where_there_is_none() -> None:
+    assert Redaction(["*.value"]).mask("env", {"value": "1"}) == {"value": "***"}
+
+
 def test_flatten_alone_never_shows_a_value_of_a_secret_type() -> None:
     assert flatten({"a": pydantic.SecretStr("hunter2"), "b": [pydantic.SecretBytes(b"x")]}) == {
         "a": "***",

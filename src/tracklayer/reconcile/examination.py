@@ -11,7 +11,7 @@ from tracklayer.reconcile.openness import OPEN, UNTOLD, examine_open, examine_un
 from tracklayer.reconcile.reading import Reader
 from tracklayer.reconcile.relations import TRACKED, Relations
 from tracklayer.reconcile.scope import LINKS_SINCE, Scope
-from tracklayer.reconcile.truth import Truth
+from tracklayer.reconcile.truth import Truth, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +51,7 @@ def examine(
     tell = progress or (lambda _what, _count: None)
     reader = Reader(backend.store)
     truth = Truth(reader, registry.load(settings), scope.older_than)
-    gathered = _Gathered(scope.limit, tell)
+    gathered = _Gathered(scope, tell)
     portions = reader.portions(scope.experiments)
     for experiments in portions:
         pages = gathered.counted("open runs", reader.pages(experiments, OPEN, _since(scope.since)))
@@ -70,22 +70,24 @@ def examine(
 class _Gathered:
     """What was found so far, up to a limit."""
 
-    def __init__(self, limit: int, tell: Callable[[str, int], None]) -> None:
-        self._limit = limit
+    def __init__(self, scope: Scope, tell: Callable[[str, int], None]) -> None:
+        self._scope = scope
         self._tell = tell
         self._found: list[Finding] = []
         self._left_alone: list[LeftAlone] = []
         self._unknown = 0
         self._looked_at = 0
+        self._covered = 0
         self._more = False
 
     def counted(self, what: str, pages: Iterable[list[Run]]) -> Iterator[list[Run]]:
         """The pages, as long as there is room for more findings."""
         for page in pages:
-            if len(self._found) >= self._limit:
+            if len(self._found) >= self._scope.limit:
                 self._more = True
                 return
             self._looked_at += len(page)
+            self._covered += sum(is_ours(run) and self._scope.covers(run.tags) for run in page)
             self._tell(what, self._looked_at)
             yield page
 
@@ -106,6 +108,7 @@ class _Gathered:
             left_alone=tuple(self._left_alone),
             unknown=self._unknown,
             looked_at=self._looked_at,
+            covered=self._covered,
             more=self._more,
             unasked=unasked,
         )

@@ -267,6 +267,7 @@ class Findings:
         left_alone: what cannot, or not yet; the first ones of many.
         unknown: how many there are of those.
         looked_at: how many runs were looked at.
+        covered: how many of these are tracklayer's own and within the scope; the others were passed over.
         more: True if it stopped at the scope's limit: examine again after repairing.
         unasked: of how many runs nobody knows anything because their orchestrator could not be asked.
     """
@@ -275,6 +276,7 @@ class Findings:
     left_alone: Sequence[LeftAlone] = ()
     unknown: int = 0
     looked_at: int = 0
+    covered: int = 0
     more: bool = False
     unasked: int = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
@@ -11,9 +12,10 @@ from tracklayer.closing import describe_upstream, members_of
 from tracklayer.context import Link, Status
 from tracklayer.description import NOTE_TAG
 from tracklayer.ending import RealEnd, end_as_told, end_instead, is_untold
-from tracklayer.exceptions import StoreError, StoreUnavailable
+from tracklayer.exceptions import NotFound, StoreError, StoreUnavailable
 from tracklayer.fence import log
 from tracklayer.identity import PARENT_TAG, PRODUCED_TAG, UPSTREAM_TAG, key_tag, upstream_tag
+from tracklayer.interruption import let_through
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import ID_TAG
@@ -76,6 +78,7 @@ def repair(
     settings: Settings,
     *,
     progress: Callable[[str, int], None] | None = None,
+    done: list[Repair] | None = None,
 ) -> list[Repair]:
     """Change what an examination found. Safe to repeat, and to run at the same time as another one.
 
@@ -84,6 +87,8 @@ def repair(
         backend: the same tracking back end.
         settings: the settings.
         progress: is told what is being repaired, and how many findings have been.
+        done: what became of each finding is added to this as soon as it is known, so that it is known also if this
+            raises; None: to a new list.
 
     Returns:
         What became of each finding, stage runs before parents. Plugins are told of ends and links that were written.
@@ -92,7 +97,7 @@ def repair(
         StoreUnavailable: the back end cannot be reached any more; what was done until then is done.
     """
     repairer = _Repairer(backend, settings, registry.load(settings))
-    done = []
+    done = [] if done is None else done
     for number, finding in enumerate(sorted(found, key=_order), 1):
         try:
             done.append(Repair(finding=finding, changed=repairer.repair(finding)))
@@ -100,6 +105,10 @@ def repair(
             raise
         except StoreError as error:
             done.append(Repair(finding=finding, changed=False, error=str(error)))
+        except Exception as error:  # one that nobody thought of is no reason to leave the others
+            let_through(error)
+            log.error("repairing the run %s failed", finding.run.run_id, exc_info=error)
+            done.append(Repair(finding=finding, changed=False, error=f"{type(error).__name__}: {error}"))
         if progress is not None:
             progress(finding.title, number)
     repairer.describe()
@@ -143,13 +152,20 @@ class _Repairer:
         if not self._settings.describe_upstream:
             return
         for ref in self._closed.values():
-            parent = self._store.get_run(ref.run_id)
-            members = members_of(self._settings, self._backend, ref, ref.key or "")
-            describe_upstream(self._backend, [*members, parent])
+            if parents := self._those_of([ref.run_id]):
+                members = members_of(self._backend, ref.key or "")
+                describe_upstream(self._backend, [*members, *parents])
         changed = [run_id for run_id in self._changed if run_id not in self._closed]
         for begin in range(0, len(changed), PAGE):
-            runs = [self._store.get_run(run_id) for run_id in changed[begin : begin + PAGE]]
-            describe_upstream(self._backend, runs)
+            describe_upstream(self._backend, self._those_of(changed[begin : begin + PAGE]))
+
+    def _those_of(self, run_ids: Iterable[str]) -> list[Run]:
+        """These runs, without those that somebody has deleted for good since they were changed."""
+        runs = []
+        for run_id in run_ids:
+            with contextlib.suppress(NotFound):
+                runs.append(self._store.get_run(run_id))
+        return runs
 
     # ------------------------------------------------------------------------------------------------ open runs
 
@@ -233,7 +249,13 @@ class _Repairer:
         params = {name: value for name, value in loser.params.items() if name not in elected.params}
         if tags or params:
             for refusal in deliver(self._store, elected.run_id, params=params, tags=tags):
-                log.warning("the parent %s did not take over %s", elected.run_id, refusal)
+                log.warning(
+                    "the parent %s did not take over the %s %s: %.300s",
+                    elected.run_id,
+                    refusal.kind,
+                    refusal.key,
+                    refusal.reason,
+                )
 
     # --------------------------------------------------------------------------------------------------- links
 

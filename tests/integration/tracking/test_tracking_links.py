@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
+import uuid
 from typing import TYPE_CHECKING
+
+import pytest
 
 import tracklayer
 from harness.lookup import get
@@ -16,8 +21,7 @@ from tracklayer.tracking import close_workflow_run, track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
+    from pathlib import Path
 
     from tracklayer.store import Store
 
@@ -77,10 +81,10 @@ def test_a_forged_token_is_reported_and_ignored(
     store: Store, at: Callable[..., RunContext], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TRACKLAYER_PARENT", "tl1.forged")
-    with track(context=at("fit")) as run:
+    with track(context=at("fit", run="forged")) as run:
         pass
     assert get(store, run.run_id).status == "FINISHED"
-    assert "TRACKLAYER_PARENT is ignored" in caplog.text
+    assert caplog.text.count("TRACKLAYER_PARENT is ignored") == 1, "for the run and its parent alike"
 
 
 def test_a_stage_within_a_stage_is_nested_below_it(store: Store, at: Callable[..., RunContext]) -> None:
@@ -94,6 +98,34 @@ def test_a_stage_within_a_stage_is_nested_below_it(store: Store, at: Callable[..
     assert tracklayer.current_run() is None
     assert [get(store, fold).tags["mlflow.parentRunId"] for fold in folds] == [outer.run_id] * 2
     assert len({get(store, fold).tags["tracklayer.key"] for fold in folds}) == 2
+
+
+MISTAKEN = """
+import tracklayer
+
+with tracklayer.track("outer", params=3):  # no mapping: not tracked, as the log says
+    with tracklayer.track("inner") as inner, tracklayer.track("wrong", run_name=7), tracklayer.track("fold") as fold:
+        fold.log_params({"lr": 0.1})
+print(inner.run_id, fold.run_id)
+"""
+
+
+@pytest.mark.parametrize("attached", [None, "untracked", "tl1.forged"])
+def test_a_stage_within_one_that_is_not_tracked_is_where_it_would_be_without(
+    store: Store, tmp_path: Path, attached: str | None
+) -> None:
+    script = tmp_path / f"script_{uuid.uuid4().hex[:8]}.py"
+    script.write_text(MISTAKEN)
+    environment = {**os.environ, **({} if attached is None else {"TRACKLAYER_ATTACH": attached})}
+    ended = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True, env=environment
+    )
+    inner, fold = (get(store, run_id) for run_id in ended.stdout.split())
+    assert {store.get_experiment(run.experiment_id).name for run in (inner, fold)} == {script.stem}
+    assert fold.tags["mlflow.parentRunId"] == inner.run_id
+    assert fold.params == {"lr": "0.1"}
+    parent = get(store, inner.tags["mlflow.parentRunId"])
+    assert (parent.status, parent.tags["tracklayer.key"].split(":")[0]) == ("FINISHED", "script")
 
 
 def test_threads_see_the_run_that_they_are_in(store: Store, at: Callable[..., RunContext]) -> None:

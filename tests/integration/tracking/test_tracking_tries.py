@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,13 @@ import tracklayer
 from harness.lookup import get
 from harness.process import wait_for
 from tracklayer import RunContext, TaskRun, hookimpl, registry
+from tracklayer.backend import open_backend
 from tracklayer.closing import give_up
+from tracklayer.completion import close_if_last
 from tracklayer.context import State
+from tracklayer.description import DOWNSTREAM_MARKER, NOTE_TAG
 from tracklayer.ending import DIED, LEFT_OPEN, end_instead
+from tracklayer.identity import parse_token
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
 from tracklayer.provisional import id_tag, is_provisional, provisional_id
@@ -135,7 +140,52 @@ def test_the_end_of_the_workflow_run_ends_what_nobody_ended(store: Store, at: Ca
     assert "did not work" in get(store, parent.run_id).tags["tracklayer.error.message"]
 
 
-ENDED = datetime.now(UTC) + timedelta(hours=1)
+def test_what_is_in_an_experiment_of_its_own_ends_with_the_workflow_run(
+    store: Store, at: Callable[..., RunContext], workflow: str
+) -> None:
+    """Its place was said by an argument in another process, of which whoever ends the workflow run knows nothing."""
+    parent = open_workflow_run(at("fit"))
+    own = f"{workflow}-own"
+    with track(context=at("prepare")) as fed:
+        token = fed.token
+    fit = replace(at("fit"), tokens=(parse_token(token),))
+    lost = tracklayer.tracking.open_stage(context=fit, experiment=own)
+    told = tracklayer.tracking.open_stage(context=at("wait"), experiment=own)
+    told.end("RUNNING")  # its process leaves it
+    ended = tracklayer.tracking.open_stage(context=at("late"), experiment=own)
+    ended.set_tags({OUTCOME_TAG: LEFT_OPEN})  # by whoever took it for lost, a moment before it
+    ended.end("FINISHED")
+    assert parent
+    assert get(store, lost.run_id).experiment_id != parent.experiment_id
+    end = State(status="FAILED", ended_at=ENDED)
+    close_workflow_run(at("fit"), "FINISHED", told=[(TaskRun(task="wait"), end)])
+    ends = [get(store, run.run_id) for run in (lost, told, ended)]
+    assert [run.status for run in ends] == ["KILLED", "FAILED", "FINISHED"]
+    assert [run.tags.get(OUTCOME_TAG) for run in ends] == [LEFT_OPEN, None, None]
+    assert get(store, parent.run_id).status == "FINISHED"
+    assert f"/runs/{lost.run_id}" in get(store, fed.run_id).tags[NOTE_TAG].partition(DOWNSTREAM_MARKER)[2]
+
+
+def test_a_workflow_run_goes_on_while_a_task_runs_in_an_experiment_of_its_own(
+    store: Store, uri: str, at: Callable[..., RunContext], workflow: str
+) -> None:
+    """Where only its tasks can see the end of a workflow run, the last one is the last in whatever experiment."""
+    settings = Settings(tracking_uri=uri)
+    backend = open_backend(settings)
+    assert backend
+    with track(context=at("prepare")) as run:
+        pass
+    assert run.parent
+    ending = partial(close_if_last, settings=settings, backend=backend, parent=run.parent, ends=True)
+    with track(context=at("fit"), experiment=f"{workflow}-own") as other:
+        assert ending(at("prepare"), "FINISHED", ended_at=milliseconds(None)) is None
+        assert get(store, run.parent.run_id).status == "RUNNING"
+        other.end("FAILED")
+    assert ending(at("prepare"), "FINISHED", ended_at=milliseconds(None)) == "FAILED"
+    assert get(store, run.parent.run_id).status == "FAILED"
+
+
+ENDED = datetime.now(UTC) + timedelta(days=1)  # later than any run of these tests begins
 
 
 @pytest.mark.parametrize(
