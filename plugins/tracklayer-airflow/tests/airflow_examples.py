@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +14,7 @@ from airflow_story import AIRFLOW, without_tracking
 from harness.airflow import AirflowService
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from harness.airflow import AirflowHome
 
@@ -33,6 +32,25 @@ FILES_LEFT_OUT: Final = {
 }
 """Files of example DAGs that are not run, by their names, and why."""
 
+ADAPTED: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "example_sensors": (
+        # Two tasks make and remove a file, in whatever order; both sides have one, and it was anybody's.
+        ("t5 >> t6 >> t7", "t5 >> t8 >> t6 >> t7"),
+        ('filepath="/tmp/temporary_file_for_testing"', 'filepath=os.environ["AIRFLOW_HOME"] + "/temporary_file"'),
+        ("/tmp/temporary_file_for_testing", "$AIRFLOW_HOME/temporary_file"),
+        ("import datetime\n", "import datetime\nimport os\n"),
+        # They look once a minute, and dag.test() ends no trigger by its time-out: this one would take an hour.
+        ("timeout=3", "timeout=1"),
+        ("timeout=1", "poke_interval=0.1, timeout=0.3"),
+        # What has passed already is not deferred, and returns something else.
+        ("delta=datetime.timedelta(seconds=2), deferrable", "delta=datetime.timedelta(0), deferrable"),
+        ("delta=datetime.timedelta(seconds=2)", "poke_interval=0.1, delta=datetime.timedelta(seconds=2)"),
+        ("hours=1)).time(),\n        deferrable", "seconds=1)).time(),\n        deferrable"),
+    ),
+}
+"""What is changed in files of example DAGs for ``dag.test()``, by their names: a text and what stands for it. A scheduler runs them
+as they are: it fails what is deferred for a second now and then, see `LEFT_OUT_OF_SCHEDULES`."""
+
 DAGS_LEFT_OUT: Final = {
     "example_branch_dop_operator_v3": "looks at the minute of its logical date, which is now; a scheduler is told one",
     "example_external_task": "waits for a DAG run that only a scheduler starts",
@@ -41,7 +59,6 @@ DAGS_LEFT_OUT: Final = {
     # example_external_task below: one of them waits for a second only.
     "example_hitl_operator": "waits for people",
     "example_retry_policy": "asks a server on the Internet",
-    "example_sensors": "waits for a week where one of its tasks removes the file that another one has just made",
     "example_task_state_store_mapped": "throws dice in tasks that run in any order",
     "example_time_delta_sensor_async": "waits for half a minute; test_waiting.py has its sensor",
     "example_trigger_controller_dag": "waits for a DAG run that only a scheduler starts",
@@ -58,9 +75,8 @@ CONFS: Final = {"example_params_ui_tutorial": {"required_field": "wanted by its 
 """What DAGs want to be started with."""
 
 LEFT_OUT_OF_SCHEDULES: Final = {
-    **{
-        dag_id: DAGS_LEFT_OUT[dag_id] for dag_id in ("example_hitl_operator", "example_retry_policy", "example_sensors")
-    },
+    "example_sensors": "waits for a week where one of its tasks removes the file that another one has just made",
+    **{dag_id: DAGS_LEFT_OUT[dag_id] for dag_id in ("example_hitl_operator", "example_retry_policy")},
     "example_asset_with_watchers": "has a triggerer remove files in /tmp by names that anybody may have given one",
     # Its supervisor reaps one task in ten only after five seconds, tracked or not. A task that is deferred and whose
     # trigger has fired by then is scheduled again when the executor reports its end, for which the scheduler fails it.
@@ -95,8 +111,21 @@ def sources() -> list[Path]:
     return found
 
 
-def copied(folder: Path) -> list[dict[str, Any]]:
+def adapted(path: Path) -> str:
+    """What stands in a file of DAGs, with what is `ADAPTED`; a change that would change nothing is an error."""
+    text = path.read_text()
+    for before, after in ADAPTED.get(path.stem, ()):
+        assert before in text, (path.stem, before)
+        text = text.replace(before, after)
+    return text
+
+
+def copied(folder: Path, *, adapt: bool) -> list[dict[str, Any]]:
     """Copy the files of DAGs, each to a folder of its own: ``dag.test()`` reads all of a DAG's folder anew each time.
+
+    Args:
+        folder: where to.
+        adapt: with what is `ADAPTED`.
 
     Returns:
         Airflow's setting ``dag_bundle_config_list``, with a bundle for each.
@@ -106,7 +135,7 @@ def copied(folder: Path) -> list[dict[str, Any]]:
         if path.stem not in FILES_LEFT_OUT:
             place = folder / path.stem
             place.mkdir(parents=True)
-            shutil.copy(path, place)
+            (place / path.name).write_text(adapted(path) if adapt else path.read_text())
             local = "airflow.dag_processing.bundles.local.LocalDagBundle"
             bundles.append({"name": path.stem, "classpath": local, "kwargs": {"path": str(place)}})
     return bundles

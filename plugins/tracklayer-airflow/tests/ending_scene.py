@@ -31,12 +31,16 @@ if TYPE_CHECKING:
 SOON: Final = 60.0
 """Seconds within which a try that was killed is to be ended on the tracking server."""
 
+HEARTBEAT_TIMEOUT: Final = 20.0
+"""Seconds after which Airflow takes a try for lost whose supervisor is silent, while its process may well be alive."""
+
 ENVIRON: Final = {
     "AIRFLOW__CORE__PARALLELISM": "16",
+    "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "30",  # a slow callback takes 16 s of it, and the machine is busy
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
     "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": f"{HEARTBEAT_TIMEOUT:.0f}",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
 }
 
@@ -192,7 +196,7 @@ def _run_everything(scene: Scene, dags: Path, *, backfill: bool) -> None:
         for name in NAMES:
             runs[f"{twin}{name}"] = service.trigger(f"{twin}{name}")
         orphans[f"{twin}held"] = _kill_and_mark(scene, f"{twin}held")
-    for dag_id in ("versioned", "evicted"):
+    for dag_id in ("versioned", "evicted", "asked", *(("observed_slow",) if OBSERVED in TWINS else ())):
         runs[dag_id] = service.trigger(dag_id)
     for dag_id in ON_SCHEDULE:  # not before the API is there, without which their tasks fail
         service.call(f"/api/v2/dags/{dag_id}", {"is_paused": False}, method="PATCH")
@@ -237,9 +241,16 @@ def _let_go(scene: Scene, orphans: Mapping[str, int]) -> None:
         scene.wait_until_seen(dag_id, *killed)
         scene.orphans[dag_id] = (scene.story(dag_id).run("orphaned").status, _lives(orphan))
         scene.go_on(dag_id, "orphaned")
+    _answer(scene)
     for dag_id in _twins("ends"):
         scene.wait_until_seen(dag_id, "os_exit", "sigkill", "sigkill_with_retries")
         scene.go_on(dag_id, "holding")
+
+
+def _answer(scene: Scene) -> None:
+    """What a person does who is asked. By now Airflow has long heard that the task waits: see `PAUSE` in its DAG."""
+    path = f"{scene.path('asked')}/taskInstances/answered/-1/hitlDetails"
+    scene.service.call(path, {"chosen_options": ["yes"], "params_input": {}}, method="PATCH")
 
 
 def _wait_for_ends(scene: Scene, orphans: Mapping[str, int]) -> None:

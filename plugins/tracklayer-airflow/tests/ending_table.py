@@ -154,6 +154,11 @@ _OF_OBSERVED: Final = (
         (Ending("FAILED"),),
         told="timed_out" if AIRFLOW >= (3, 2) else "",
     ),
+    # The word of its end comes when what the user has asked to be called has been, and the DAG run has ended long before.
+    Row("", "observed_slow", "told_slowly", "success", (DONE,)),
+    Row("", "observed_slow", "told_too_slowly", "success", (DONE,)),
+    Row("", "observed_slow", "failure_told_too_slowly", "failed", (failed("ValueError"),)),
+    Row("", "observed_slow", "", "failed", (Ending("FAILED"),)),
     Row("DAG run deleted", "observed_deleted", "forgotten", None, (GONE,)),
     Row("DAG run deleted", "observed_deleted", "", None, (Ending("KILLED", "gone"),)),  # by `tracklayer reconcile`
 )
@@ -163,6 +168,8 @@ ROWS: Final = (
     *_OF_OBSERVED,
     Row("SIGTERM to the supervisor", "evicted", "sigterm_to_supervisor", "success", (DONE,)),
     Row("", "evicted", "", "success", (DONE,)),
+    Row("a person is asked", "asked", "answered", "success", (DONE,)),
+    Row("", "asked", "", "success", (DONE,)),
     # Given up by the scheduler, or found by whoever looks on the machine.
     Row("supervisor killed", "held", "supervisor_killed", "failed", (GONE,)),
     # Its own process goes on, until it has something to tell the supervisor that is not there. What it then says of its

@@ -15,44 +15,26 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from dag_run_ends import DAG, end_of
 
 from harness.outage import flush, journals
 from harness.process import wait_for
-from tracklayer.context import RunContext, RunRef
-from tracklayer.journal.recorder import close_recorders
+from tracklayer.context import RunContext, RunRef, TaskRun
+from tracklayer.journal.recorders import close_recorders
 from tracklayer.store.opening import open_store
-from tracklayer.tracking import open_workflow_run
+from tracklayer.tracking import open_stage, open_workflow_run
 from tracklayer_airflow import closer as closer_module
 from tracklayer_airflow.closer import Closer
 from tracklayer_airflow.closing import _lines, close
 from tracklayer_airflow.listener import DagRunListener
 from tracklayer_airflow.rules import Rules
-from tracklayer_airflow.workflow import OWN_FIELDS, workflow_run
+from tracklayer_airflow.workflow import workflow_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
-
-DAG = "closing"
-
-
-def end_of(run_id: str, status: str = "FINISHED", error: str | None = None) -> dict[str, Any]:
-    """What the listener hears about a DAG run."""
-    facts = {
-        "dag_id": DAG,
-        "run_id": run_id,
-        "version": None,
-        "started_at": "2026-11-21T10:00:00+00:00",
-        "logical_date": None,
-        "description": None,
-        "source": None,
-        "dag_tags": ["flights"],
-        "owner": "data-team",
-        "params": {"year": 2013},
-    }
-    return {"facts": facts, "status": status, "error": error}
 
 
 @pytest.fixture
@@ -164,6 +146,49 @@ def test_a_parent_ends_when_its_dag_run_did(tracked: MlflowServer) -> None:
     assert (run.status, run.end_time) == ("FINISHED", int(ended_at.timestamp() * 1_000))
 
 
+def test_a_task_in_an_experiment_of_its_own_ends_with_its_dag_run(tracked: MlflowServer) -> None:
+    """As the operator's argument `experiment` places it, in a DAG none of whose tasks is observed."""
+    parent = parent_of("placed")
+    dag_run = workflow_run(end_of("placed")["facts"], instance="default")
+    pod, waits = (
+        open_stage(
+            context=RunContext(workflow_run=dag_run, task_run=TaskRun(task=task)), experiment="closing, elsewhere"
+        )
+        for task in ("pod", "waits")
+    )
+    for stage in (pod, waits):
+        stage.end("RUNNING")  # it is left: with its journal, or to its trigger
+    by_trigger = {"task_id": "waits", "map_index": -1, "try_number": 1, "state": "success"}
+    end = {**end_of("placed"), "tracked": True, "observed": False}
+    close({**end, "deferred": [{**by_trigger, "ended_at": datetime.now(UTC).isoformat()}]})
+    store = open_store(tracked.uri, connect_timeout=5, timeout=30)
+    assert [store.get_run(run.run_id or "").status for run in (pod, waits)] == ["KILLED", "FINISHED"]
+    assert status_of(tracked, parent) == "FINISHED"
+
+
+def test_the_parent_of_a_dag_run_whose_dag_is_not_told_is_found(
+    tracked: MlflowServer, closer: Closer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the API server of Airflow 3.1 and 3.2 tells that somebody has marked it: nobody knows the DAG's params then."""
+    monkeypatch.setenv("TRACKLAYER_EXPERIMENT", "{workflow}-{params.year}")
+    parent = parent_of("marked")
+    listener = DagRunListener(Rules())
+    listener._closer = closer
+    dag_run = SimpleNamespace(
+        dag_id=DAG, run_id="marked", end_date=datetime.now(UTC), triggered_by="ui", dag=None, conf={}
+    )
+    listener.on_dag_run_failed(dag_run, "")
+    wait_for(lambda: status_of(tracked, parent) == "FAILED", 60, "end of the parent")
+
+
+def test_nothing_waits_for_the_parent_of_a_dag_run_of_which_nobody_knows_anything(tracked: MlflowServer) -> None:
+    end = end_of("somebody else's")
+    end["facts"]["ended_at"] = datetime.now(UTC).isoformat()
+    close({**end, "unknown": True, "observed": True})
+    close_recorders()
+    assert journals() == [], "the end is kept, for another look"
+
+
 def test_at_the_end_everything_is_done_and_the_process_is_gone(tracked: MlflowServer, closer: Closer) -> None:
     parents = [parent_of(f"last {number}") for number in range(5)]
     for number in range(5):
@@ -239,13 +264,16 @@ def test_what_lies_in_the_working_folder_is_not_imported(
     wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
 
 
-def test_a_process_that_was_killed_is_started_anew(tracked: MlflowServer, closer: Closer) -> None:
-    closer.submit(end_of("killed 1"))
+def test_what_a_process_that_was_killed_had_been_told_the_next_one_does(tracked: MlflowServer, closer: Closer) -> None:
+    """It had read it, or it lay in the pipe: nobody but the scheduler knows of it."""
+    parents = [parent_of(f"killed {number}") for number in range(2)]
+    closer.submit(end_of("killed 0"))
     process_of(closer).kill()
     process_of(closer).wait(10)
-    parent = parent_of("killed 2")
-    closer.submit(end_of("killed 2"))
-    wait_for(lambda: status_of(tracked, parent) == "FINISHED", 60, "end of the parent")
+    closer.submit(end_of("killed 1", "FAILED"))
+    wait_for(
+        lambda: [status_of(tracked, parent) for parent in parents] == ["FINISHED", "FAILED"], 60, "end of the parents"
+    )
 
 
 def test_nobody_waits_for_a_process_that_does_not_read(
@@ -412,81 +440,3 @@ def test_a_try_that_airflow_has_lost_is_ended_within_the_minute(
     closer.submit({"dag_id": dag_id, "run_id": "r1", "task_id": "train", "map_index": 2, "try_number": 3})
     wait_for(lambda: store.get_run(run_id).status == "KILLED", 60, "end of the run of a try that was lost")
     assert store.get_run(run_id).tags["tracklayer.outcome"] == "left open"
-
-
-def test_it_is_begun_when_a_dag_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[str] = []
-    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append("begun"))
-    task = SimpleNamespace(template_fields=(*OWN_FIELDS, "op_args"), task_id="train")
-    tracked_dag = SimpleNamespace(task_dict={"train": task}, dag_id="flights", tags=[])
-    plain_dag = SimpleNamespace(task_dict={}, dag_id="plain", tags=[])
-    listener = DagRunListener()
-    listener.on_dag_run_running(SimpleNamespace(dag=plain_dag, triggered_by="ui"), "")
-    listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="test"), "")
-    assert begun == []
-    listener.on_dag_run_running(SimpleNamespace(dag=tracked_dag, triggered_by="ui"), "")
-    assert begun == ["begun"]
-
-
-def test_it_is_begun_when_the_scheduler_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A DAG run that goes on since before has no beginning that anybody hears of."""
-    begun: list[list[str]] = []
-    ahead: list[list[str]] = []
-    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append(sys.argv))
-    monkeypatch.setattr("tracklayer_airflow.ahead.import_ahead", lambda: ahead.append(sys.argv))
-    job = type("Job", (), {})()
-    for argv, component in [
-        (["airflow", "triggerer"], job),
-        (["airflow", "dag-processor"], job),
-        (["airflow", "scheduler"], type("TaskRunnerMarker", (), {})()),  # of a task, forked from the scheduler
-        (["pytest"], job),
-        (["airflow", "scheduler", "--num-runs", "1"], job),
-    ]:
-        monkeypatch.setattr(sys, "argv", argv)
-        DagRunListener().on_starting(component)
-    scheduler = ["airflow", "scheduler", "--num-runs", "1"]
-    assert begun == [scheduler]
-    assert ahead == [["airflow", "dag-processor"], scheduler]  # they fork the processes of files and of tasks
-
-
-def test_the_tasks_of_a_dag_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[str] = []
-    looked: list[Any] = []
-    monkeypatch.setattr(Closer, "begin", lambda closer: begun.append("begun"))
-
-    def observe_any(rules: Rules, dag: Any) -> bool:
-        looked.append(dag)
-        return bool(dag.observed)
-
-    monkeypatch.setattr(Rules, "observe_any", observe_any)
-    listener = DagRunListener(Rules())
-    kind = type("Version", (SimpleNamespace,), {})  # one to which there may be weak references, as to Airflow's
-    versions = [kind(task_dict={}, dag_id="flights", tags=[], observed=observed) for observed in (1, 0)]
-    for dag in (versions[0], versions[0], versions[1], versions[1], versions[0]):
-        listener.on_dag_run_running(SimpleNamespace(dag=dag, triggered_by="ui"), "")
-    assert looked == [versions[0], versions[1], versions[0]]
-    assert len(begun) == 3
-
-
-class Lost(SimpleNamespace):
-    """A row of Airflow's table of task instances, as the scheduler has it."""
-
-    __module__ = "airflow.models.taskinstance"
-
-
-def test_only_the_scheduler_loses_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(Closer, "submit", lambda closer, lost: told.append(lost))
-    task = SimpleNamespace(template_fields=(*OWN_FIELDS, "op_args"), task_id="train")
-    task.dag = SimpleNamespace(task_dict={"train": task}, dag_id="flights", tags=[])
-    plain = SimpleNamespace(task_id="train", dag=SimpleNamespace(task_dict={}, dag_id="plain", tags=[]))
-    one = {"dag_id": "flights", "run_id": "r1", "task_id": "train", "map_index": -1, "try_number": 2}
-    listener = DagRunListener()
-    listener.on_task_instance_failed("running", SimpleNamespace(**one, task=task))  # in the task's own process
-    listener.on_task_instance_failed(None, Lost(**one, task=task))  # in the API server: somebody marks it as failed
-    listener.on_task_instance_failed("running", Lost(**one, task=plain))
-    assert told == []
-    listener.on_task_instance_failed("running", Lost(**one, task=task, state="failed"))
-    assert told == [one]
-    listener.on_task_instance_failed("running", Lost(**{**one, "try_number": 3}))  # nobody has loaded its task
-    assert told == [one, {**one, "try_number": 3}]

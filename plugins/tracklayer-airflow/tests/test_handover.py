@@ -31,6 +31,7 @@ UPSTREAM = {
     "fold.test[1]": ["fold.fit[1]"],  # of the same mapped task group
     "not_taken": ["prepare"],
     "joined": ["train"],  # not through the branch that was skipped
+    "chosen": ["train"],  # nor through one that is called as an instance of the other
     "by_hand": ["train"],
     "publish": ["prepare"],
 }

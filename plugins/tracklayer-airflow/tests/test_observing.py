@@ -158,6 +158,9 @@ def test_a_stage_of_its_own_is_as_ever(unchosen: ObservedStory) -> None:
     run = unchosen.run("tracked_by_hand")
     assert (run.tags["tracklayer.stage"], run.metrics) == ("reporting", {"lines": 3.0})
     assert unchosen.xcom("tracked_by_hand.return_value") == unchosen.xcom("tracked_by_hand.tracklayer")
+    assert str(unchosen.xcom("tracked_by_hand.tracklayer_url")).endswith(
+        f"/runs/{run.run_id}"
+    )  # the button on its page
 
 
 def test_a_stage_within_the_run_is_below_it(unchosen: ObservedStory) -> None:
@@ -369,19 +372,21 @@ with track("training", context=RunContext(workflow_run=run, task_run=TaskRun(tas
     stage.log_metrics({"auc": 0.9})
 """,
     "end": """
-import sys
+import sys, time
+now, ago = time.time_ns, int(sys.argv[2])
+time.time_ns = lambda: now() - ago * 1_000_000_000  # it was written down then, too
 from tracklayer import RunContext, RunRef, WorkflowRun, settings
 from tracklayer.backend import open_backend
 from tracklayer.identity import workflow_run_key
 from tracklayer.journal.operations import Close
-from tracklayer.journal.recorder import recorder_of
+from tracklayer.journal.recorders import recorder_of
 from tracklayer.opening import milliseconds
 from tracklayer.provisional import PENDING, provisional_id
 run = WorkflowRun(orchestrator="airflow", workflow=sys.argv[1], run_id="manual__1")
 key, told = workflow_run_key(run), settings.load()
 parent = RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key)
-at = milliseconds(None) - int(sys.argv[2])
-close = Close(RunContext(workflow_run=run), "FINISHED", at, parent=parent, observed=True, perhaps=True)
+at, perhaps = milliseconds(None), sys.argv[3] == "perhaps"
+close = Close(RunContext(workflow_run=run), "FINISHED", at, parent=parent, observed=True, perhaps=perhaps)
 recorder_of(open_backend(told), told).append(close)
 """,
 }
@@ -394,15 +399,15 @@ def part(name: str, uri: str, journal: Path, *arguments: str) -> None:
     subprocess.run(command, env={**os.environ, **told}, check=True, timeout=60)
 
 
-@pytest.mark.parametrize("seconds_ago", [0, 60], ids=["at once", "late"])
+@pytest.mark.parametrize(("kind", "seconds_ago"), [*(("perhaps", s) for s in (0, 60, 90_000)), ("certain", 700_000)])
 def test_a_parent_that_may_never_come_is_waited_for_only_after_an_outage(
-    recording_proxy: RecordingProxy, tmp_path: Path, seconds_ago: int
+    recording_proxy: RecordingProxy, tmp_path: Path, kind: str, seconds_ago: int
 ) -> None:
     """The scheduler's machine and the worker's have journals of their own, and nobody knows whether MLflow was used."""
-    dag_id, scheduler, worker = f"perhaps-{seconds_ago}", tmp_path / "scheduler", tmp_path / "worker"
+    dag_id, scheduler, worker = f"{kind}-{seconds_ago}", tmp_path / "scheduler", tmp_path / "worker"
     with recording_proxy.refused():
         part("task", recording_proxy.uri, worker, dag_id)
-        part("end", recording_proxy.uri, scheduler, dag_id, str(seconds_ago * 1_000))
+        part("end", recording_proxy.uri, scheduler, dag_id, str(seconds_ago), kind)
     flush(recording_proxy.uri, journal=scheduler, left=seconds_ago > 0)
     assert bool(journals(scheduler)) is (seconds_ago > 0)
     flush(recording_proxy.uri, journal=worker)

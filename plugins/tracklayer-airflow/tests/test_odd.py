@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
 
 DAGS = Path(__file__).parent / "dags_odd"
-IDS = ("odd", "odd_classes", "odd_native", "odd_observed")
+IDS = ("odd", "odd_classes", "odd_native", "odd_observed", "odd_pickled")
+UNTRACKED = ("odd_untracked", "odd_untracked_classes", "odd_pickled_untracked")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def stories(home: AirflowHome, mlflow_server: MlflowServer) -> dict[str, Story]:
 
 @pytest.fixture(scope="module")
 def untracked(home: AirflowHome, stories: dict[str, Story]) -> dict[str, Any]:  # one after the other in this home
-    return home.test("odd_untracked", "odd_untracked_classes", environ={"TRACKLAYER_ENABLED": "false"}, seconds=1_200)
+    return home.test(*UNTRACKED, environ={"TRACKLAYER_ENABLED": "false"}, seconds=1_200)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def results(xcoms: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_tasks_end_as_untracked(stories: dict[str, Story], untracked: dict[str, Any]) -> None:
-    for dag_id, plain in (("odd", "odd_untracked"), ("odd_classes", "odd_untracked_classes")):
+    for dag_id, plain in zip(("odd", "odd_classes", "odd_pickled"), UNTRACKED, strict=True):
         assert stories[dag_id].told["tasks"] == untracked[plain]["tasks"]
     assert results(stories["odd"].told["xcoms"]) == results(untracked["odd_untracked"]["xcoms"])
 
@@ -98,6 +99,19 @@ def test_results_of_mapped_tasks_are_not_pulled(odd: Story) -> None:
 def test_nor_does_one_cost_an_observed_task_its_run(stories: dict[str, Story]) -> None:
     run = stories["odd_observed"].run("observed")
     assert (run.params, list(run.metrics)) == ({"lr": "0.5"}, ["rows"])
+
+
+@pytest.mark.parametrize("task", ["mapping", "beside", "called"])
+def test_a_task_that_pickles_itself_does_so_beside_tracked_ones(stories: dict[str, Story], task: str) -> None:
+    """With its whole DAG: `beside` and `called` are not tracked, and `called` has a callback to announce its end before."""
+    story = stories["odd_pickled"]
+    assert (story.told["tasks"][task], story.xcom(f"{task}.return_value")) == (["success", 1], [2, 4])
+    assert [story.run(name).status for name in ("mapping", "choose")] == ["FINISHED"] * 2
+
+
+def test_a_callback_that_is_no_list_costs_an_observed_task_nothing(stories: dict[str, Story]) -> None:
+    run = stories["odd_observed"].run("bare")
+    assert (run.status, run.metrics) == ("FINISHED", {"rows": 2.0})
 
 
 def test_credentials_in_airflows_address_are_in_no_tag(stories: dict[str, Story]) -> None:
@@ -158,6 +172,15 @@ def test_an_execute_of_ones_own_is_inside_the_run(classes: Story) -> None:
     assert classes.xcom("mine_deferring.return_value") == ["finished", "and mine"]
 
 
+def test_what_an_instance_does_in_its_own_place_is_inside_the_run(classes: Story) -> None:
+    """And once, where that calls what the class does."""
+    assert classes.run("put").name == "put"
+    assert classes.xcom("put.return_value") == [True, "odd", 0]
+    assert classes.xcom("put_mapped[0].return_value") == [True, "a", 0]
+    assert classes.xcom("mine_wrapped.return_value") == ["wrapped", True, "of the class", True]
+    assert {classes.run(task).status for task in ("put", "put_mapped[0]", "mine_wrapped")} == {"FINISHED"}
+
+
 def test_names_are_text_where_templates_are_rendered_natively(stories: dict[str, Story]) -> None:
     native = stories["odd_native"]
     assert elsewhere(native, "20250101").name == "20250101"
@@ -185,3 +208,48 @@ def test_a_wrong_connection_fails_no_task(home: AirflowHome) -> None:
     told = home.test("odd_switch", environ={"AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "nowhere"})["odd_switch"]
     assert told["xcoms"] == {"asks.return_value": True}
     assert "tracking is off" not in home.log
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_an_observed_task_that_fails_before_its_code_begins(
+    home: AirflowHome, mlflow_server: MlflowServer, own: bool
+) -> None:
+    """It has a run where tasks without one get one, with try and links; else nobody knows what it would have done."""
+    environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "AIRFLOW__TRACKLAYER__OWN_RUNS": str(own)}
+    told = home.test("odd_before", environ=environ)["odd_before"]
+    flush(mlflow_server.uri, journal=home.folder / "journal")
+    story = Story(mlflow_server.uri, "odd_before", told)
+    begun = [story.run(task) for task in ("comes_back", "comes_back_tracked")]
+    assert {run.name for run in begun} == {"begun"}
+    assert [(run.status, run.tags["tracklayer.error.type"]) for run in begun] == [("FAILED", "LookupError")] * 2
+    if not own:
+        assert {key.partition(".")[0] for key in told["xcoms"].keys() - without_tracking(told["xcoms"]).keys()} == {
+            "comes_back",
+            "comes_back_tracked",
+        }
+        assert len(story.runs) == 3
+        return
+    tries = story.tries("unrendered")
+    assert [(run.status, run.tags["tracklayer.error.type"]) for run in tries] == [("FAILED", "UndefinedError")] * 2
+    assert tries[0].tags["tracklayer.superseded_by"] == tries[1].run_id
+    assert story.run("mapped_before[0]").tags["tracklayer.error.type"] == "UndefinedError"
+    assert story.run("before").tags["tracklayer.error.type"] == "LookupError"
+    assert story.run("before_skipped").tags["tracklayer.outcome"] == "skipped"
+    for task in ("unrendered", "mapped_before[0]", "before", "before_skipped"):
+        assert story.upstream(task) == ["first"]
+        assert story.xcom(f"{task}.tracklayer_url").endswith(story.tries(task)[-1].run_id)
+
+
+def test_a_task_that_is_tried_out_leaves_nothing_open(home: AirflowHome, mlflow_server: MlflowServer) -> None:
+    """By ``airflow tasks test``: nobody tells of the end of the DAG run, which Airflow deletes."""
+    environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri}
+    home.test("odd_switch", environ=environ)  # which has Airflow know the DAGs
+    home.test("odd_tried!good", "odd_tried!bad", "odd_tried!by_itself", environ=environ)
+    flush(mlflow_server.uri, journal=home.folder / "journal")
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    found = store.get_experiment_by_name("odd_tried")
+    assert found is not None
+    runs = {run.run_id: run for run in store.search_runs([found.experiment_id], limit=20)}
+    stages = {str(run.name): run for run in runs.values() if "mlflow.parentRunId" in run.tags}
+    ends = {name: (run.status, runs[run.tags["mlflow.parentRunId"]].status) for name, run in stages.items()}
+    assert ends == {"good": ("FINISHED",) * 2, "bad": ("FAILED",) * 2, "by_itself": ("FINISHED",) * 2}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from harness.airflow import AirflowHome
 
 START = """
@@ -141,6 +143,70 @@ def test_a_function_goes_elsewhere_without_what_tracks_it(airflow_home: AirflowH
     script = airflow_home.folder / "sources.py"
     script.write_text(f"import sys\n{START}\n{SOURCES}")
     run(airflow_home, f"import runpy, sys\nsys.path.insert(0, {str(lib.parent)!r})\nrunpy.run_path({str(script)!r})")
+
+
+PICKLED = """
+from functools import partial
+from airflow.providers.standard.operators.python import PythonOperator
+from airflow.sdk import DAG, BaseOperator, task
+from tracklayer_airflow import Tracked, tracked
+
+def choose(): return []
+def double(number): return 2 * number
+
+class Plain(BaseOperator):
+    class Within(BaseOperator): ...
+
+class Put(Plain):
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.execute = partial(self.multiply, 2)
+    def multiply(self, number, context): return 2 * number
+
+class Own(Tracked, Plain): ...
+class Derived(tracked(Plain)): ...
+@tracked
+class Decorated(Plain): ...
+
+class OfClasses(type(Plain)): ...
+class WithClass(Plain, metaclass=OfClasses): ...
+class Both(tracked(Plain), WithClass): ...
+
+with DAG("pickled") as dag:
+    for number, kind in enumerate((Plain, tracked(Plain), tracked(Plain.Within), tracked(Put), Own, Derived, Decorated, tracked(WithClass), Both)):
+        kind(task_id=f"one{number}")
+    tracked(PythonOperator)(task_id="python", python_callable=choose, stage="training")
+    tracked(PythonOperator).partial(task_id="many", python_callable=double).expand(op_args=[[1], [2]])
+    tracked(task.branch)(stage="evaluation")(choose)()
+    tracked(task.short_circuit)(double).expand(number=[1, 2])
+"""
+
+
+def test_operators_are_pickled_as_untracked_ones(airflow_home: AirflowHome, tmp_path: Path) -> None:
+    """Each with its whole DAG, also where another process makes the classes anew; and copied."""
+    (tmp_path / "pickled.py").write_text(PICKLED)
+    found = f"import copy, pickle, sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+    output = run(
+        airflow_home,
+        f"""{found}
+import pickled
+for one in pickled.dag.tasks:
+    for again in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
+        assert type(again) is type(one), again
+        assert again.dag.task_ids == pickled.dag.task_ids
+        assert again.operator_class is one.operator_class if one.is_mapped else again.prepare_for_execution()
+print(pickle.dumps(pickled.dag.get_task("python")).hex())
+""",
+    )
+    run(
+        airflow_home,
+        f"""{found}
+python = pickle.loads(bytes.fromhex({output.split()[-1]!r}))
+from airflow.providers.standard.operators.python import PythonOperator
+assert type(python) is python.dag.get_task("many").operator_class is tracked(PythonOperator)
+assert python.stage == "training"
+""",
+    )
 
 
 WRONG = {

@@ -57,7 +57,7 @@ def test_settings() -> None:
         told = {None: "none", (): "none"}.get(default) if default in {None, ()} else f"`{str(default).lower()}`"
         assert row[2].partition(":")[0] == told, name
         assert (row[1] == "true or false") is (fields[name].type == "bool" or fields[name].type is bool), name
-    shown = PAGE.partition("The settings from `observe` to `own_runs` are the **rules**")[0]
+    shown = PAGE.partition("The settings from `observe` to `pass_tokens` are the **rules**")[0]
     assert list(OPTIONS) == [name for name in found if f"`{name}`" in shown and name in OPTIONS]
 
 

@@ -89,11 +89,12 @@ def sides(
     if AIRFLOW >= (3, 3) and scheduled and not os.environ.get("TRACKLAYER_TEST_SCHEDULER"):
         pytest.skip("make same-endings: takes a quarter of an hour")
     folder = tmp_path_factory.mktemp("examples")
-    bundles = json.dumps(copied(folder / "dags"))
+    bundles = json.dumps(copied(folder / "dags", adapt=not scheduled))
     common = {
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": bundles,
         "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "120",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(with_plugins(folder / "plugins")),
+        "AIRFLOW_CONN_FS_DEFAULT": "fs://",  # that of sensors that wait for files
         "PYTHONHASHSEED": "0",  # some XComs are lists that Airflow makes of sets
         "PATH": f"{without_sleep(folder / 'bin')}{os.pathsep}{os.environ['PATH']}",
     }

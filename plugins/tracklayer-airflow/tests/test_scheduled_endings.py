@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import pytest
-from ending_scene import DATABASE, ENVIRON, SOON, TWINS, VERSIONED, Scene, run_everything
+from ending_scene import DATABASE, ENVIRON, HEARTBEAT_TIMEOUT, SOON, TWINS, VERSIONED, Scene, run_everything
 from ending_table import OBSERVED, ROWS, Row, check
 from observed_story import ObservedStory
 
@@ -36,7 +36,7 @@ CASES: Final = (
     *("reschedule sensor poked three times", "branch not taken", "short-circuited", "upstream_failed"),
     *("setup and teardown", "TaskGroup", "dagrun_timeout", "DAG run deleted", "backfill of three dates"),
     *("manual run with no logical date", "two DAGs on one schedule", "two DAG versions"),
-    "SIGTERM to the supervisor",
+    *("SIGTERM to the supervisor", "a person is asked"),
 )
 
 CASES_OF_OBSERVED: Final = (
@@ -122,9 +122,10 @@ def test_what_a_try_logged_is_there_however_it_ended(scene: Scene, dag: str, tas
     + [("observed_ends", "os_exit_afterwards")],
 )
 def test_a_try_that_was_killed_is_ended_within_a_minute(scene: Scene, dag: str, task: str) -> None:
-    """While its DAG run goes on."""
+    """While its DAG run goes on. Of one that lives, and whose supervisor does not, nobody knows before Airflow's time-out."""
     skip_unless_run(dag)
-    assert scene.seen[dag, task] < SOON
+    unknown = HEARTBEAT_TIMEOUT if task in {"orphaned", "heartbeat_lost"} else 0.0
+    assert scene.seen[dag, task] < SOON + unknown
 
 
 @pytest.mark.parametrize("dag", ["held", "observed_held"])

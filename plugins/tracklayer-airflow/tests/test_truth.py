@@ -80,6 +80,8 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: MlflowServe
         (dags / "forgotten.py").unlink()
         wait_for(lambda: is_deleted(service, "forgotten"), 60, "deletion of a DAG")
         assert service.wait("truth", failed, seconds=240)["state"] == "failed"
+        # A DAG processor that was reading the file while that went has written the DAG down once more.
+        wait_for(lambda: is_deleted(service, "forgotten"), 60, "deletion of a DAG")
         yield Airflow(service, failed, waiting, forgotten, hold)
         hold.unlink(missing_ok=True)
 
@@ -269,6 +271,21 @@ def test_reconciling_ends_what_the_listener_did_not(
     assert "RUNNING" not in {run.status for run in after.runs}
 
 
+def test_reconciling_does_not_say_that_all_is_well_where_nobody_can_be_asked(
+    airflow: Airflow, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Because nothing says where Airflow is, and a DAG run is open."""
+    wait_for(lambda: bool(Story(mlflow_server.uri, "waits", {"run_id": airflow.waiting}).runs), 120, "run that waits")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    arguments = ["reconcile", "--experiment", "waits", "--apply"]
+    assert run(arguments) == 1
+    told = capsys.readouterr()
+    assert "An orchestrator could not be asked about 2 runs. Nothing else is to be done." in " ".join(told.out.split())
+    assert "set api_url in [airflow]" in told.err
+    assert run([*arguments, "--orchestrator", "script"]) == 0, "nobody asked about its runs"
+
+
 def test_reconciling_leaves_what_runs_and_ends_what_was_deleted(
     asked: Airflow, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,14 +324,12 @@ def _answers(url: str) -> bool:
 
 
 class TestWithoutAnAirflow:
-    def test_nobody_is_asked_where_nothing_says_where_it_is(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_that_nothing_says_where_it_is_is_no_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(URL_VARIABLE, raising=False)
-        truth._say_that_nobody_is_asked.cache_clear()
-        assert tracklayer_workflow_state(dag_run("truth", "r1")) is None
-        assert tracklayer_task_state(dag_run("truth", "r1"), TaskRun(task="train")) is None
-        assert caplog.text.count("TRACKLAYER_AIRFLOW_API_URL") == 1
+        with pytest.raises(AirflowUnavailable, match="TRACKLAYER_AIRFLOW_API_URL"):
+            tracklayer_workflow_state(dag_run("truth", "r1"))
+        with pytest.raises(AirflowUnavailable, match="TRACKLAYER_AIRFLOW_API_URL"):
+            tracklayer_task_state(dag_run("truth", "r1"), TaskRun(task="train"))
 
     def test_one_that_is_away_is_asked_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRACKLAYER_AIRFLOW_API_URL", f"http://127.0.0.1:{free_port()}")

@@ -33,12 +33,13 @@ def test_a_dag_that_starts_another_and_waits_for_it(
     with ExitStack() as stack:
         home = AirflowHome(tmp_path / "home", folder, database=stack.enter_context(postgresql.database()))
         environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_AIRFLOW_OWN_RUNS": "true"}
+        environ["AIRFLOW__TRACKLAYER__PASS_TOKENS"] = "True"
         airflow = stack.enter_context(AirflowService(home, environ=environ, triggerer=True))
         run_id = airflow.trigger("waiting")
         state = airflow.wait("waiting", run_id, seconds=240)["state"]
         tasks = airflow.call(f"/api/v2/dags/waiting/dagRuns/{quote(run_id)}/taskInstances")["task_instances"]
         assert state == "success", {task["task_id"]: (task["state"], task["try_number"]) for task in tasks}
-        triggered = airflow.wait("awaited")
+        triggered, plainly = airflow.wait("awaited"), airflow.wait("started_plainly")
         waiting = Story(mlflow_server.uri, "waiting", {"run_id": run_id})
         awaited = Story(mlflow_server.uri, "awaited", {"run_id": triggered["dag_run_id"]})
 
@@ -52,11 +53,13 @@ def test_a_dag_that_starts_another_and_waits_for_it(
 
     runs = sorted(name(run) for run in waiting.runs if name(run))
     tasks = [
+        "again",
         "deferred",
         "from_trigger",
         "mapped",
         "observed",
         "one",
+        "plain",
         "rescheduled",
         "start",
         "start_and_wait",
@@ -66,6 +69,10 @@ def test_a_dag_that_starts_another_and_waits_for_it(
     assert runs == tasks, "one run each, however often it was resumed"
     assert {run.status for run in waiting.runs if name(run)} == {"FINISHED"}
     assert waiting.run("from_trigger").tags["tracklayer.outcome"] == "ends from its trigger"
+    assert [waiting.run(task).tags["tracklayer.outcome"] for task in ("start", "again")] == [
+        "triggered a DAG run",
+        "skipped",
+    ]
     # the links on the pages
     pages = f"{mlflow_server.uri}/#/experiments/{waiting.parent.experiment_id}/runs/"
     assert links["MLflow run"] == pages + waiting.run("one").run_id
@@ -77,6 +84,9 @@ def test_a_dag_that_starts_another_and_waits_for_it(
     start = waiting.run("start").run_id
     assert [link.run.run_id for link in read_links(awaited.parent.tags)] == [start]
     assert awaited.upstream("prepare") == [start]
+    assert set(plainly["conf"]) == {"rows", "tracklayer"}
+    started = Story(mlflow_server.uri, "started_plainly", {"run_id": plainly["dag_run_id"]})
+    assert started.upstream("begin") == [waiting.run("plain").run_id]
     # and came back by the sensors
     assert waiting.upstream("one") == sorted(["start", awaited.run("prepare").run_id])
     assert waiting.upstream("observed") == sorted(["start", awaited.run("prepare").run_id])

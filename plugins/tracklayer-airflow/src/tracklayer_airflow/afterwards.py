@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, Final
 
 import pluggy
 
 hookimpl = pluggy.HookimplMarker("airflow")
 
 log = logging.getLogger("tracklayer")
+
+RUNNER: Final = "TaskRunnerMarker"
+"""By what Airflow says that it is a task's process that is about to stop."""
 
 
 class AfterwardsListener:
@@ -24,20 +27,66 @@ class AfterwardsListener:
     @hookimpl
     def on_task_instance_failed(self, previous_state: Any, task_instance: Any, error: Any) -> None:  # noqa: ARG002
         """A try of a task has failed; in the task's process it is the one whose run was open here last."""
-        if _ended_before(task_instance, error or "the task failed"):
-            return
-        execution = sys.modules.get("tracklayer_airflow.execution")
-        if execution is None:  # nothing was tracked here
-            return
-        try:
-            execution.fail_last(task_instance, error or "the task failed")
-        except Exception:
-            log.warning("tracking: the run of a task that failed at its end says that it finished", exc_info=True)
+        _catch_up()
+        error = error or "the task failed"
+        if not _ended_before(task_instance, error):
+            _tell_execution("fail_last", task_instance, error)
+        _tried_out(task_instance, error)
 
     @hookimpl
     def on_task_instance_skipped(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
         """A task has skipped itself."""
-        _ended_before(task_instance, None)
+        _catch_up()
+        if not _ended_before(task_instance, None):
+            _tell_execution("skip_last", task_instance)
+        _tried_out(task_instance, None)
+
+    @hookimpl
+    def on_task_instance_success(self, previous_state: Any, task_instance: Any) -> None:  # noqa: ARG002  # Airflow's
+        """A task has succeeded."""
+        _catch_up()
+        _tried_out(task_instance, None)
+
+    @hookimpl
+    def before_stopping(self, component: Any) -> None:
+        """The task's process is about to end; with ``dag.test()`` the same one may go on with the same try."""
+        if type(component).__name__ != RUNNER:
+            return
+        _catch_up()
+        if working := sys.modules.get("tracklayer_airflow.working"):
+            working.forget()
+
+
+def _catch_up() -> None:
+    """Have done what tracking has put off in this process, also for a task that is not observed and opens a stage by itself."""
+    supervisor = sys.modules.get("tracklayer_airflow.supervisor")
+    if supervisor is not None:
+        supervisor.catch_up()
+
+
+def _tell_execution(what: str, *told: Any) -> None:
+    """Have something done to the run that was open in this process last, if there was one."""
+    execution = sys.modules.get("tracklayer_airflow.execution")
+    if execution is None:  # nothing was tracked here
+        return
+    try:
+        getattr(execution, what)(*told)
+    except Exception:
+        log.warning(
+            "tracking: the run of a task that ended otherwise than its code says that it finished", exc_info=True
+        )
+
+
+def _tried_out(ti: Any, error: Any) -> None:
+    """Have nothing left open of ``airflow tasks test``."""
+    if type(ti).__module__.startswith("airflow.models"):
+        return
+    try:
+        from tracklayer_airflow import trial
+
+        trial.end(ti, error)
+    except Exception:
+        log.warning("tracking: the parent of a task that was tried out stays open", exc_info=True)
 
 
 def _ended_before(ti: Any, error: Any) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from tracklayer.context import Upstream
+from tracklayer_airflow.supervisor import ask
 from tracklayer_airflow.upstream import TOKEN_XCOM, parsed
 
 if TYPE_CHECKING:
@@ -37,9 +39,8 @@ def upstream(operator: Any, task: Mapping[str, Any]) -> list[Upstream]:
         return []
     tasks, group = operator.external_task_ids, operator.external_task_group_id
     moments = [datetime.fromisoformat(text) for text in dates.split(",")]
-    states = task["ti"].get_task_states(
-        dag_id=dag_id, task_ids=tasks and list(tasks), task_group_id=group, logical_dates=moments
-    )
+    of = {"dag_id": dag_id, "task_ids": tasks and list(tasks), "task_group_id": group, "logical_dates": moments}
+    states = ask(task["ti"], partial(task["ti"].get_task_states, **of))
     runs = _tokens(task["ti"], dag_id, {run_id: list(tasks or _task_ids(of_run)) for run_id, of_run in states.items()})
     if tasks or group:
         return [Upstream(run=token.run) for found in runs for token in found]
@@ -65,7 +66,8 @@ def _tokens(ti: Any, dag_id: str, tasks: Mapping[str, list[str]]) -> Iterator[It
             left -= 1
             if left < 0:
                 return
-            yield from parsed(ti.xcom_pull(dag_id=dag_id, run_id=run_id, task_ids=[name], key=TOKEN_XCOM))
+            of = {"dag_id": dag_id, "run_id": run_id, "task_ids": [name], "key": TOKEN_XCOM}
+            yield from parsed(ask(ti, partial(ti.xcom_pull, **of)))
 
     return map(of_run, tasks)
 

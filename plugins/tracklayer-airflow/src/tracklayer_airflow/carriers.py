@@ -77,13 +77,23 @@ def loaded(operator: Any, environment: Mapping[str, str]) -> Iterator[None]:
                     setattr(operator, name, value)
 
 
+def conf_with(conf: Any, token: str) -> dict[str, Any] | None:
+    """The conf of a DAG run that is triggered, with a token in it, if it has none; None where there is no place for one.
+
+    Raises:
+        ValueError: it is text, and no JSON.
+    """
+    given = json.loads(conf) if isinstance(conf, str) and conf else conf or {}
+    return {CONF_KEY: token, **given} if isinstance(given, dict) else None
+
+
 def _load(operator: Any, environment: Mapping[str, str]) -> dict[str, Any]:
     """The attributes that carry something, by name, with what they are to be."""
     token = {PARENT_VARIABLE: environment[PARENT_VARIABLE]}
     conf = getattr(operator, "conf", None)
     if hasattr(operator, "trigger_dag_id"):
-        given = json.loads(conf) if isinstance(conf, str) and conf else conf or {}
-        return {"conf": {CONF_KEY: environment[PARENT_VARIABLE], **given}} if isinstance(given, dict) else {}
+        with_token = conf_with(conf, environment[PARENT_VARIABLE])
+        return {} if with_token is None else {"conf": with_token}
     if all(hasattr(operator, name) for name in ("application", "conf", "env_vars")):
         given = getattr(operator, "env_vars", None) or {}
         # The address is not told: Spark's own files may have one, over which these settings would win.

@@ -16,8 +16,9 @@ import select
 import subprocess
 import sys
 import time
+from collections import deque
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,18 @@ LARGEST: Final = 1024 * 1024
 
 LONGEST: Final = 2_000
 """Characters that are kept of each thing of an end that is larger, and number of things of one kind."""
+
+GIVEN: Final = 128 * 1024
+"""Bytes of ends that are kept although the process was given them: as many as may lie in the pipe and in its hands."""
+
+GIVEN_AGAIN: Final = 600.0
+"""Seconds after which an end is not given to another process: the one that had it has written it to its journal."""
+
+SHORT: Final = 10.0
+"""Seconds of a life that is so short that the next process may die of the same: it cannot import something, or has no memory."""
+
+PAUSE: Final = 60.0
+"""Longest time between two processes of which one after the other dies so soon, in seconds."""
 
 FAREWELL: Final = 5.0
 """Seconds that the scheduler waits at its own end for the last parents to be ended."""
@@ -48,6 +61,11 @@ class Closer:
         self._pid = 0
         self._backlog = bytearray()
         self._written = 0  # of the backlog's first line, which the process has not been given to its end
+        # What it may not have written to its journal yet, and since when.
+        self._given: deque[tuple[float, bytes]] = deque()
+        self._began = 0.0
+        self._short_lives = 0  # one after the other
+        self._not_before = 0.0
 
     def submit(self, end: Mapping[str, Any]) -> None:
         """Have the parent of a DAG run ended; returns at once.
@@ -75,12 +93,17 @@ class Closer:
         if self._pid != os.getpid():
             self._drop()
             self._backlog = bytearray()
+            self._given.clear()
+            self._short_lives, self._not_before = 0, 0.0
 
     def _write(self) -> None:
         for _ in range(2):  # a process that has died is started anew, once
             if self._process is None or self._process.poll() is not None:
+                self._bury()
+                if time.monotonic() < self._not_before:
+                    return
                 self._start()
-            stdin = self._process.stdin if self._process else None
+            stdin = self._stdin
             if stdin is None:
                 return
             try:
@@ -88,18 +111,51 @@ class Closer:
                     self._written += os.write(stdin.fileno(), self._backlog[self._written : self._written + 65_536])
                     # Only whole lines are gone: should the process die now, the next one needs this one from its beginning.
                     whole = self._backlog.rfind(b"\n", 0, self._written) + 1
+                    self._keep(bytes(self._backlog[:whole]))
                     del self._backlog[:whole]
                     self._written -= whole
             except BlockingIOError:  # the pipe is full; the rest goes with what comes next
                 return
             except BrokenPipeError:
-                self._drop()
+                self._bury()
             else:
                 return
 
-    def _start(self) -> None:
+    def _keep(self, lines: bytes) -> None:
+        """Remember lines that the process was given: a pipe says that it takes them, not that anybody has read them."""
+        if lines:
+            self._given.append((time.monotonic(), lines))
+            kept = sum(len(each) for _, each in self._given)
+            while kept > GIVEN and len(self._given) > 1:
+                kept -= len(self._given.popleft()[1])
+
+    def _bury(self) -> None:
+        """Forget a process that has ended; after a violent death the next one is given the last ends again.
+
+        They are safe to repeat, and in their order the last word on each DAG run stays the last.
+        """
+        process = self._process
+        if process is None:
+            return
         self._drop()
+        given = list(self._given)
+        self._given.clear()
+        if process.returncode == 0:  # it was stopped, and has done all that it was given
+            self._short_lives = 0
+            return
+        now = time.monotonic()
+        self._backlog[:0] = b"".join(lines for since, lines in given if now - since < GIVEN_AGAIN)
+        self._short_lives = self._short_lives + 1 if now - self._began < SHORT else 0
+        if self._short_lives > 1:
+            # Each start takes the scheduler some of its time; what waits meanwhile goes with what comes next.
+            self._not_before = now + min(PAUSE, 2.0**self._short_lives)
+            log.warning(
+                "tracking: the process that ends parents has died %d times, each time at once", self._short_lives
+            )
+
+    def _start(self) -> None:
         first, self._pid = self._pid != os.getpid(), os.getpid()
+        self._began = time.monotonic()
         # -P: not with the working folder in front of the path, where there may be a queue.py or an mlflow.py.
         command = [sys.executable, "-P", "-m", "tracklayer_airflow.closing", *self._connection]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, bufsize=0)
@@ -120,21 +176,28 @@ class Closer:
 
     def _farewell(self) -> None:
         """Let the process finish what it has; it goes on by itself if that takes too long."""
-        if self._process is None or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
         until = time.monotonic() + FAREWELL
         try:
             with self._lock:
-                if self._backlog:
+                self._not_before = 0.0  # nothing comes any more that could take along what waits
+                if self._backlog or (self._process is not None and self._process.poll()):
                     self._write()
-                while self._backlog and self._process.stdin and (left := until - time.monotonic()) > 0:
-                    select.select([], [self._process.stdin], [], left)
+                while self._backlog and (stdin := self._stdin) and (left := until - time.monotonic()) > 0:
+                    select.select([], [stdin], [], left)
                     self._write()
-                if self._process.stdin is not None:
-                    self._process.stdin.close()
-            self._process.wait(max(0.0, until - time.monotonic()))
+                if stdin := self._stdin:
+                    stdin.close()
+                process = self._process
+            if process is not None:
+                process.wait(max(0.0, until - time.monotonic()))
         except (OSError, subprocess.TimeoutExpired) as error:
             log.info("tracking: parents are still being ended: %s", error)
+
+    @property
+    def _stdin(self) -> IO[bytes] | None:
+        return self._process.stdin if self._process is not None else None
 
     @cached_property
     def _connection(self) -> list[str]:

@@ -33,10 +33,12 @@ def close(end: Mapping[str, Any]) -> None:
 
     Args:
         end: ``facts`` (see `tracklayer_airflow.workflow`), ``status``, ``error``, ``tracked``: whether the DAG has
-            tracked tasks, and ``observed``: whether it has tasks that are observed. If it has tracked ones, and the
-            tracking server has no parent, it is waited for: the tasks' journals may still have to be delivered. With
-            observed ones alone it is waited for only if the server was away when the DAG run ended, and for a day:
-            nobody knows whether any of them used MLflow. ``deferred``: see `tracklayer_airflow.deferred.ended`.
+            tracked tasks, ``observed``: whether it may have tasks that are observed, and ``unknown``: whether Airflow has
+            not said which DAG it is, so that it may have either, or nothing to do with tracking. If it has tracked ones,
+            and the tracking server has no parent, it is waited for: the tasks' journals may still have to be delivered.
+            With observed ones alone, or where it is unknown, it is waited for only if the server was away when the DAG
+            run ended, and for a day from its return: nobody knows whether anything was tracked. ``deferred``: see
+            `tracklayer_airflow.deferred.ended`.
 
     Raises:
         tracklayer.exceptions.TracklayerError: only with ``on_error = "raise"``.
@@ -58,16 +60,17 @@ def _close(end: Mapping[str, Any], settings: Settings) -> None:
 
     workflow_run = workflow.workflow_run(end["facts"], instance=settings.instance)
     key = workflow_run_key(workflow_run)
-    tracked, observed = bool(end.get("tracked")), bool(end.get("observed"))
-    known = tracked or observed
+    tracked, observed, unknown = (bool(end.get(word)) for word in ("tracked", "observed", "unknown"))
+    # Known by its key alone it is found wherever it is: its experiment may be named by params of a DAG that is not here.
+    named = tracked or observed or unknown
     close_workflow_run(
         RunContext(workflow_run=workflow_run),
         end["status"],
         ended_at=workflow.moment(end["facts"].get("ended_at")),
-        parent=RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key) if known else None,
+        parent=RunRef(run_id=provisional_id(key), experiment_id=PENDING, key=key) if named else None,
         error=end["error"],
         observed=observed,
-        perhaps=observed and not tracked,
+        perhaps=named and not tracked,
         told=deferred.told(end.get("deferred") or ()),
         settings=settings,
     )

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tracklayer import settings as settings_module
 from tracklayer.backend import page_url, tracking_uri
 from tracklayer.fence import fence
 from tracklayer.interruption import let_through
+from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import is_provisional
 from tracklayer.singleton import singleton
 from tracklayer.tracking import track
 from tracklayer_airflow import awaited, carriers, handover, place, server
 from tracklayer_airflow.links import MLflowParentLink, keep_url, push_url, without_links
-from tracklayer_airflow.outcome import of_task
-from tracklayer_airflow.own_arguments import for_stage, is_rendered, kept
+from tracklayer_airflow.outcome import SKIPPED, of_task
+from tracklayer_airflow.own_arguments import for_stage, kept
 from tracklayer_airflow.untracked import run_untracked
 from tracklayer_airflow.workflow import PARENT_URL_XCOM
 from tracklayer_airflow.working import place as place_of
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tracklayer.context import RunContext
+    from tracklayer.outcome import Outcome
     from tracklayer.settings import Settings
     from tracklayer.stage import StageRun
     from tracklayer_airflow.operators import Tracked
@@ -77,10 +77,10 @@ def _in_stage(
         return run_untracked(operator, work, on=False)
     told = for_stage(operator, context, settings, begun=begun)
     if not begun:
-        context = _without_templates(context)
-    with track(**told, context=context, outcome=of_task, settings=settings) as run:
+        context = place.without_templates(context)
+    with track(**told, context=context, outcome=_outcome, settings=settings) as run:
         environment: Mapping[str, str] = {}
-        _last().value = place_of(task["ti"]), run
+        _last().value, _last().note = (place_of(task["ti"]), run), None
         _link(operator if begun else None, task, run, settings)
         with fence("telling what the task starts of its run", settings.on_error):
             environment = run.environment()
@@ -105,6 +105,16 @@ def fail_last(ti: Any, error: BaseException | str) -> None:
     value, _last().value = _last().value, None
     if value is not None and value[0] == place_of(ti):
         value[1].fail(error)
+
+
+def skip_last(ti: Any) -> None:
+    """The try `ti` is skipped; arguments as of `fail_last`.
+
+    Not by an exception of its own: it was to trigger a DAG run that is there already (``skip_when_already_exists``).
+    """
+    last = _last()
+    if last.value is not None and last.value[0] == place_of(ti) and last.note != SKIPPED:
+        last.value[1].set_tags({OUTCOME_TAG: SKIPPED})
 
 
 def end_before(ti: Any, error: BaseException | str | None) -> None:
@@ -141,11 +151,19 @@ class _Last:
 
     def __init__(self) -> None:
         self.value: tuple[tuple[object, ...], StageRun] | None = None
+        self.note: str | None = None
+        """What is noted of its end, if an exception ended it."""
 
 
 @singleton
 def _last() -> _Last:
     return _Last()
+
+
+def _outcome(error: BaseException) -> Outcome:
+    found = of_task(error)
+    _last().note = found.note
+    return found
 
 
 def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | None) -> Any:
@@ -154,13 +172,6 @@ def _untracked(operator: Tracked, work: Callable[[], Any], settings: Settings | 
         without_links(operator)
     with track(kept(operator, "stage"), settings=settings):
         return work()
-
-
-def _without_templates(context: RunContext) -> RunContext:
-    if context.task_run is None:
-        return context
-    params = {name: value for name, value in context.task_run.params.items() if is_rendered(value)}
-    return replace(context, task_run=replace(context.task_run, params=MappingProxyType(params)))
 
 
 def _link(operator: Tracked | None, task: Mapping[str, Any], run: StageRun, settings: Settings) -> None:

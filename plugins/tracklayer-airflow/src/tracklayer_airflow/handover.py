@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tracklayer_airflow.supervisor import tell
 from tracklayer_airflow.upstream import TOKEN_XCOM
 
 if TYPE_CHECKING:
@@ -14,9 +16,9 @@ def push(task: Mapping[str, Any], token: str) -> None:
     """Push the token as XCom of the task that runs in Airflow's task context `task`.
 
     Early, because later tasks may start before this one ends, and because Airflow clears the XComs of a try when
-    the next one starts.
+    the next one starts. At the end of the task where Airflow cannot be told now.
     """
-    task["ti"].xcom_push(key=TOKEN_XCOM, value=token)
+    tell(task["ti"], partial(task["ti"].xcom_push, key=TOKEN_XCOM, value=token))
 
 
 def fill_outlets(task: Mapping[str, Any], token: str) -> None:
@@ -24,6 +26,10 @@ def fill_outlets(task: Mapping[str, Any], token: str) -> None:
 
     Has to happen while the task runs; doing it again at its end repairs what user code has overwritten.
     """
+    tell(task["ti"], partial(_fill, task, token))  # an outlet that is named by a reference is looked up in Airflow
+
+
+def _fill(task: Mapping[str, Any], token: str) -> None:
     from airflow.sdk import Asset, AssetAlias
     from airflow.sdk.definitions.asset import AssetRef
 

@@ -5,17 +5,20 @@ Imported in every process that tracks anything in this environment, so Airflow i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tracklayer.context import Upstream
 from tracklayer.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tracklayer.context import RunContext, RunRef, State, TaskRun, WorkflowRun
+    from tracklayer.context import RunContext, RunRef, State, TaskRun, Upstream, WorkflowRun
 
 MINE = "airflow"
+
+tracklayer_settings = "tracklayer_airflow.settings:AirflowSettings"
+"""Where this plugin's settings are, for `tracklayer doctor`; not imported with it."""
 
 
 @hookimpl
@@ -56,13 +59,17 @@ def tracklayer_run_tags(context: RunContext) -> Mapping[str, str] | None:
 @hookimpl
 def tracklayer_upstream(context: RunContext) -> Sequence[Upstream] | None:
     """The nearest tracked tasks upstream; for a task without any, what made the assets that started the DAG run."""
-    from tracklayer_airflow import place, upstream
+    from tracklayer_airflow import observing, place
+    from tracklayer_airflow.supervisor import SupervisorBusy, put_off
 
     task = place.current()
     if task is None or not place.same(context, task):
         return None
-    found = [Upstream(run=token.run) for token in upstream.tokens(task)]
-    return found or [Upstream(run=token.run, dataset=uri) for uri, token in upstream.event_tokens(task)]
+    try:
+        return place.upstream_of(task)
+    except SupervisorBusy:
+        put_off(task["ti"], partial(observing.link_late, task))
+        return None
 
 
 @hookimpl

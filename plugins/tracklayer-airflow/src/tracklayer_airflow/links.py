@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import BaseOperatorLink
 
+from tracklayer_airflow.supervisor import tell
 from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ def without_links(operator: Any, *kinds: type) -> None:
 def push_url(ti: Any, url: str, key: str = URL_XCOM) -> None:
     """Store the address of a run's page where the web server looks for it, for the task instance `ti` that runs here.
 
+    At the end of the task where Airflow cannot be told now.
+
     Args:
         ti: the task instance.
         url: the address.
@@ -73,4 +77,12 @@ def push_url(ti: Any, url: str, key: str = URL_XCOM) -> None:
 
     # As Airflow does at the end of the task: past a custom XCom backend, since the web server reads it raw.
     store = getattr(BaseXCom, "_set_xcom_in_db", BaseXCom.set)
-    store(key=key, value=url, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index)
+    of = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    tell(ti, partial(store, key=key, value=url, **of))
+
+
+def take_url(ti: Any, key: str = URL_XCOM) -> None:
+    """Take away what Airflow has stored for a link of a task that has no run, where there was no time to take the link."""
+    from airflow.sdk.bases.xcom import BaseXCom
+
+    BaseXCom.delete(key=key, dag_id=ti.dag_id, task_id=ti.task_id, run_id=ti.run_id, map_index=ti.map_index)

@@ -37,14 +37,15 @@ TRY: Final = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Whether a DAG has tasks that are tracked, or observed."""
+    """Whether a DAG has tasks that are tracked, or observed; or that nobody knows, as Airflow does not say which DAG it is."""
 
     tracked: bool = False
     observed: bool = False
+    unknown: bool = False
 
     @property
     def matters(self) -> bool:
-        return self.tracked or self.observed
+        return self.tracked or self.observed or self.unknown
 
 
 class DagRunListener:
@@ -101,8 +102,7 @@ class DagRunListener:
         if previous_state is None or not type(task_instance).__module__.startswith("airflow.models"):
             return
         loaded = vars(task_instance)  # asking for what is not loaded would be a query
-        dag = getattr(loaded.get("task"), "dag", None)
-        if dag is None or self._kind(dag).matters:  # not every road by which Airflow comes here has loaded the task
+        if self._kind(getattr(loaded.get("task"), "dag", None)).matters:
             self._closer.submit({name: loaded.get(name) for name in TRY})
 
     def _ended(self, dag_run: Any, status: str, error: str | None) -> None:
@@ -110,7 +110,7 @@ class DagRunListener:
         facts = workflow.facts(dag_run, dag, version=getattr(dag_run, "bundle_version", None))
         kind = self._kind(dag)
         end: dict[str, Any] = {"facts": facts, "status": status, "error": error}
-        end |= {"tracked": kind.tracked, "observed": kind.observed}
+        end |= {"tracked": kind.tracked, "observed": kind.observed, "unknown": kind.unknown}
         if kind.matters:
             end["deferred"] = _ended_while_deferred(dag_run)
         if _by_dag_test(dag_run):
@@ -122,9 +122,13 @@ class DagRunListener:
             self._closer.submit(end)
 
     def _kind(self, dag: Any) -> _Kind:
-        """What kind of DAG it is; looked at once for each version, of which Airflow keeps one object."""
+        """What kind of DAG it is; looked at once for each version, of which Airflow keeps one object.
+
+        Not every road by which Airflow comes here has loaded it: the API server of 3.1 and 3.2 has not where somebody
+        marks a DAG run, and the scheduler not always where it gives a try up.
+        """
         if dag is None:
-            return _Kind()
+            return _Kind(observed=self._rules is not None, unknown=True)
         before = self._known.get(dag.dag_id)
         if before is not None and before[0]() is dag:
             return before[1]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import inspect
+import sys
 from contextlib import suppress
 from functools import lru_cache, wraps
+from operator import attrgetter
 from types import new_class
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,12 +73,37 @@ def _tracked_class(kind: type[BaseOperator]) -> type[Tracked]:
         "__doc__": f"`{kind.__name__}` inside a stage run, see `tracklayer_airflow.tracked`.\n\n{kind.__doc__ or ''}",
         "__module__": kind.__module__,
         "__qualname__": name,
+        "tracklayer_kind": kind,
         "tracklayer_taken": taken,
         "template_fields": _both(kind, "template_fields", [one for one in Tracked.template_fields if one not in taken]),
         "operator_extra_links": _both(kind, "operator_extra_links", Tracked.operator_extra_links),
     }
     made: type[Tracked] = new_class(name, (first, kind), exec_body=lambda body: body.update(namespace))
+    # For classes pickle asks nobody but this table, by the class of the class, which is Airflow's for all operators. One of
+    # our own would be in the way of who derives from a made class and another that has one. What somebody has there stands.
+    copyreg.dispatch_table.setdefault(type(made), _pickled)
     return made
+
+
+def _pickled(kind: type) -> str | tuple[Any, ...]:
+    """How pickle finds an operator class in another process: a made one is made there, too, for no module has it.
+
+    A task that pickles itself (``ProcessPoolExecutor().map(self.one, ...)``) pickles its DAG, and with that the class of
+    each task of it, tracked or not.
+    """
+    behind = vars(kind).get("tracklayer_kind")  # of its own: a class that is derived from a made one is in its module
+    if behind is None:
+        return kind.__qualname__
+    return behind.__qualname__ if _stands_for(kind, behind) else (tracked, (behind,))
+
+
+def _stands_for(made: type, behind: type) -> bool:
+    """Whether a made class is found where the one behind it was: `tracked` was written above that as a decorator."""
+    try:
+        found: object = attrgetter(behind.__qualname__)(sys.modules[behind.__module__])
+    except (KeyError, AttributeError):
+        return False
+    return found is made
 
 
 class _TrackedFunction(Tracked):

@@ -48,7 +48,7 @@ class Tracked(BaseOperator):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have what the class does itself inside the run, too."""
         super().__init_subclass__(**kwargs)
-        for name in ("execute", "resume_execution"):
+        for name in working.METHODS:
             method = working.in_front(cls, name)
             if method is not None:
                 setattr(cls, name, method)
@@ -67,6 +67,10 @@ class Tracked(BaseOperator):
         passed = {name: given.pop(name) for name in self.tracklayer_taken}
         super().__init__(**{name: value for name, value in passed.items() if value is not None}, **kwargs)
         keep(self, given, Tracked)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        # An instance's own is found before its class's, and would not come by us.
+        super().__setattr__(key, working.of_instance(self, value) if key in working.METHODS else value)
 
     @working.ours
     def execute(self, context: Context) -> Any:

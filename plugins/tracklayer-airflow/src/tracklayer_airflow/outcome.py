@@ -6,8 +6,11 @@ from typing import Final
 
 from tracklayer.outcome import ELSEWHERE, Outcome, of_exception
 
+SKIPPED: Final = "skipped"
+"""Value of the tag ``tracklayer.outcome`` on the run of a try that Airflow shows as skipped."""
+
 _OUTCOMES: Final = {
-    "AirflowSkipException": Outcome("FINISHED", "skipped"),
+    "AirflowSkipException": Outcome("FINISHED", SKIPPED),
     "DownstreamTasksSkipped": Outcome("FINISHED", "skipped downstream"),
     "DagRunTriggerException": Outcome("FINISHED", "triggered a DAG run"),
     "TaskDeferred": Outcome("RUNNING"),

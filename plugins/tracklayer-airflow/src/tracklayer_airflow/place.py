@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from tracklayer.context import RunContext, TaskRun
+from tracklayer.context import RunContext, TaskRun, Upstream
 from tracklayer.exceptions import TokenError
 from tracklayer.fence import fence
 from tracklayer.identity import parse_token, workflow_run_key
 from tracklayer.store.endpoint import without_credentials
 from tracklayer_airflow import upstream, workflow
 from tracklayer_airflow.arguments import arguments
+from tracklayer_airflow.own_arguments import is_rendered
 from tracklayer_airflow.settings import airflow_settings
+from tracklayer_airflow.supervisor import SupervisorBusy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -47,7 +51,8 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         params = _params(task) if with_arguments else {}
     with fence("reading what the task's operator says of itself", settings.on_error):
         tags = _tags(ti.task)
-    with fence("asking which tracked tasks are upstream", settings.on_error):
+    # Where Airflow cannot be asked now, the parent is found in MLflow, and the links are made at the end of the task.
+    with fence("asking which tracked tasks are upstream", settings.on_error), suppress(SupervisorBusy):
         handed = upstream.tokens(task)
     with fence("asking what has started the DAG run", settings.on_error):
         tokens = (*_conf_tokens(dag_run), *(token for _, token in upstream.event_tokens(task)))
@@ -55,7 +60,7 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         task=ti.task_id,
         index=workflow.index(ti.map_index),
         try_number=ti.try_number,
-        resumed=resumed(task),
+        resumed=workflow.resumed(task),
         url=without_credentials(ti.log_url or "") or None,
         started_at=ti.start_date,
         params=MappingProxyType(params),
@@ -67,6 +72,14 @@ def run_context(task: Mapping[str, Any], settings: Settings) -> RunContext:
         parent=_parent(handed, workflow_run_key(workflow_run)),
         tokens=tokens,
     )
+
+
+def without_templates(context: RunContext) -> RunContext:
+    """The run context of a task that could not be rendered, without what is a template still."""
+    if context.task_run is None:
+        return context
+    params = {name: value for name, value in context.task_run.params.items() if is_rendered(value)}
+    return replace(context, task_run=replace(context.task_run, params=MappingProxyType(params)))
 
 
 def current() -> Mapping[str, Any] | None:
@@ -100,6 +113,16 @@ def same(context: RunContext, task: Mapping[str, Any]) -> bool:
     return mine == (ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, ti.try_number)
 
 
+def upstream_of(task: Mapping[str, Any]) -> list[Upstream]:
+    """What feeds the task: the nearest tracked tasks upstream, or without any what made the assets that started the DAG run.
+
+    Raises:
+        SupervisorBusy: Airflow cannot be asked now.
+    """
+    found = [Upstream(run=token.run) for token in upstream.tokens(task)]
+    return found or [Upstream(run=token.run, dataset=uri) for uri, token in upstream.event_tokens(task)]
+
+
 def parent_tags(context: RunContext) -> dict[str, str]:
     """Tags of the parent of `context` that are not its experiment's; empty if no task of that DAG run runs here."""
     task, run = current(), context.workflow_run
@@ -114,12 +137,6 @@ def _dag_run_url(ti: Any) -> str:
     base = conf.get("api", "base_url", fallback="http://localhost:8080/")
     # Whoever wrote credentials into the address did not mean to show them on every run.
     return f"{without_credentials(base).rstrip('/')}/dags/{quote(ti.dag_id)}/runs/{quote(ti.run_id)}"
-
-
-def resumed(task: Mapping[str, Any]) -> bool:
-    """Whether this same try has run before: it comes back from a deferral, or was rescheduled."""
-    server = getattr(task["ti"], "_ti_context_from_server", None)
-    return bool(getattr(server, "next_method", None) or task.get("task_reschedule_count"))
 
 
 def _params(task: Mapping[str, Any]) -> dict[str, object]:

@@ -36,6 +36,11 @@ _RULES: Final = {
     "own_runs": _option(
         "Give a run of its own to an observed task that has started none by its end. Default: false.", type="boolean"
     ),
+    "pass_tokens": _option(
+        "Have an observed task that triggers a DAG run put a token into its conf, under tracklayer, so that what is tracked "
+        "there is linked. Default: false, for that conf is somebody else's.",
+        type="boolean",
+    ),
 }
 
 

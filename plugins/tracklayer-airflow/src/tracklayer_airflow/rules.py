@@ -35,6 +35,7 @@ OPTIONS: Final = (
     "observe_owners",
     "observe_stages",
     "own_runs",
+    "pass_tokens",
 )
 """The settings that Airflow's configuration has, too."""
 
@@ -59,6 +60,7 @@ class Rules:
         owners: for owners of tasks; none: all.
         stages: for stages, as plugins name them, else the task's id; none: all.
         own_runs: True if a task that has started no run by its end gets one.
+        pass_tokens: True if a task that triggers a DAG run puts a token into its conf.
     """
 
     dags: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class Rules:
     owners: tuple[str, ...] = ()
     stages: tuple[str, ...] = ()
     own_runs: bool = False
+    pass_tokens: bool = False
 
     def observe_task(self, task: Any, dag: Any) -> bool:
         """Whether a task is observed; its stage does not count yet.
@@ -134,6 +137,7 @@ def rules(settings: Settings) -> Rules | None:
         owners=values["observe_owners"],
         stages=values["observe_stages"],
         own_runs=values["own_runs"],
+        pass_tokens=values["pass_tokens"],
     )
 
 

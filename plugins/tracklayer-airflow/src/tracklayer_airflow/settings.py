@@ -21,7 +21,7 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             Airflow's own option ``[tracklayer] mlflow_conn_id`` goes before it. If there is neither, MLflow's
             variables.
         observe: follow tasks whose code calls MLflow by itself, see `tracklayer_airflow.rules`. Every setting from here
-            to `own_runs` may stand in Airflow's configuration instead, by the same name in its section
+            to `pass_tokens` may stand in Airflow's configuration instead, by the same name in its section
             ``[tracklayer]``, which wins.
         observe_dags: patterns (``train_*``) for ids of DAGs whose tasks are observed; none: all.
         skip_dags: patterns for ids of DAGs whose tasks are not.
@@ -32,6 +32,7 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         observe_owners: patterns for owners of tasks; none: all.
         observe_stages: patterns for stages; none: all.
         own_runs: give a run of its own to an observed task that has started none by its end.
+        pass_tokens: have an observed task that triggers a DAG run (``TriggerDagRunOperator``) put a token into its conf.
         api_url: address of Airflow's API server (``https://airflow.example.com``), for ``tracklayer reconcile``; None
             takes that of Airflow's own variable ``AIRFLOW__API__BASE_URL``, if it is set where that runs.
         api_username: who asks the API; None asks without a name, which some Airflows allow.
@@ -53,6 +54,7 @@ class AirflowSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     observe_owners: tuple[str, ...] = ()
     observe_stages: tuple[str, ...] = ()
     own_runs: bool = False
+    pass_tokens: bool = False
     api_url: str | None = None
     api_username: str | None = None
     api_password: str | None = None

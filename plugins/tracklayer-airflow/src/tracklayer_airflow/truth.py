@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tracklayer.context import State
 from tracklayer.store.endpoint import without_credentials
-from tracklayer_airflow.api import URL_VARIABLE, can_be_asked
+from tracklayer_airflow.api import URL_VARIABLE, AirflowUnavailable, can_be_asked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,11 +52,10 @@ def of_dag_run(workflow_run: WorkflowRun) -> State | None:
 
     Returns:
         ``GONE`` if Airflow knows the DAG and not the run, or if the DAG itself was deleted and the run's own tag says
-        that it was this Airflow's; None if it is or may be another installation's, if nobody says where Airflow is, or if
-        its API has no path for such an id.
+        that it was this Airflow's; None if it is or may be another installation's, or if its API has no path for such an id.
 
     Raises:
-        tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
+        tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked, or nobody says where it is.
     """
     airflow = _airflow(workflow_run)
     if airflow is None or not can_be_asked(workflow_run.workflow, workflow_run.run_id):
@@ -72,7 +71,7 @@ def of_try(workflow_run: WorkflowRun, task_run: TaskRun) -> State | None:
     """What has become of one try of a task; None if Airflow does not know it.
 
     Raises:
-        tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked.
+        tracklayer_airflow.api.AirflowUnavailable: Airflow cannot be asked, or nobody says where it is.
     """
     index = -1 if task_run.index is None else int(task_run.index) if task_run.index.isdecimal() else None
     askable = index is not None and can_be_asked(workflow_run.workflow, workflow_run.run_id, task_run.task)
@@ -92,8 +91,11 @@ def _airflow(workflow_run: WorkflowRun) -> Api | None:
     if workflow_run.instance != settings.instance:
         return None
     airflow = api(airflow_settings(settings))
-    if airflow is None:
-        _say_that_nobody_is_asked()
+    if airflow is None:  # which is no answer: whoever reconciles is not to believe that nothing is left to do
+        raise AirflowUnavailable(
+            "nothing says where Airflow is: set api_url in [airflow], or TRACKLAYER_AIRFLOW_API_URL, to the address of its "
+            "API server"
+        )
     return airflow
 
 
@@ -146,14 +148,6 @@ def _say_that_a_dag_is_unknown(dag_id: str, url: str, made_at: str) -> None:
         dag_id,
         made_at or "an address that they do not tell",
         URL_VARIABLE,
-    )
-
-
-@lru_cache(maxsize=1)
-def _say_that_nobody_is_asked() -> None:
-    log.warning(
-        "Airflow is not asked about its DAG runs, because nothing says where it is: set api_url in [airflow], or "
-        "TRACKLAYER_AIRFLOW_API_URL, to the address of its API server"
     )
 
 

@@ -12,7 +12,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
+
+from tracklayer_airflow.supervisor import ask
 
 if TYPE_CHECKING:
     from tracklayer.context import Token
@@ -102,15 +105,17 @@ def _walk(ti: Any, dag: Any) -> Iterable[Token]:
             yield from found
             if not found and tasks[task_id].upstream_task_ids:
                 bare.append(task_id)
-        further = {name for task_id in _that_ran(ti, bare) for name in tasks[task_id].upstream_task_ids}
+        further = {
+            name for one in _that_ran(ti, [tasks[task_id] for task_id in bare]) for name in one.upstream_task_ids
+        }
         level = sorted(further - seen)
         seen |= further
 
 
 def _pull(ti: Any, task_id: str, index: int | None) -> list[Any]:
     if index is None:
-        return list(ti.xcom_pull(task_ids=[task_id], key=TOKEN_XCOM))
-    return [ti.xcom_pull(task_ids=task_id, key=TOKEN_XCOM, map_indexes=index)]
+        return list(ask(ti, partial(ti.xcom_pull, task_ids=[task_id], key=TOKEN_XCOM)))
+    return [ask(ti, partial(ti.xcom_pull, task_ids=task_id, key=TOKEN_XCOM, map_indexes=index))]
 
 
 def parsed(texts: Iterable[object]) -> list[Token]:
@@ -130,15 +135,22 @@ def parsed(texts: Iterable[object]) -> list[Token]:
     return found
 
 
-def _that_ran(ti: Any, task_ids: Collection[str]) -> Iterable[str]:
+def _that_ran(ti: Any, tasks: Collection[Any]) -> Iterable[Any]:
     """Those of the tasks of this DAG run of which at least one instance was run."""
-    if not task_ids:
+    if not tasks:
         return ()
-    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=list(task_ids), run_ids=[ti.run_id]).get(ti.run_id, {})
+    names = [one.task_id for one in tasks]
+    told = ask(ti, partial(ti.get_task_states, dag_id=ti.dag_id, task_ids=names, run_ids=[ti.run_id]))
+    states = told.get(ti.run_id, {})
     ran = {name for name, state in states.items() if str(getattr(state, "value", state)) not in _DID_NOT_RUN}
-    # The answer names an instance of a mapped task "<task id>_<map index>".
-    ran |= {name.rpartition("_")[0] for name in ran}
-    return [task_id for task_id in task_ids if task_id in ran]
+    # The answer names an instance of a mapped task "<task id>_<map index>", which another task may be called, too.
+    of_mapped = {name.rpartition("_")[0] for name in ran if name.rpartition("_")[2].isdecimal()}
+    return [one for one in tasks if one.task_id in ran or (_is_mapped(one) and one.task_id in of_mapped)]
+
+
+def _is_mapped(task: Any) -> bool:
+    """Whether a task may have several instances, by itself or by a task group around it."""
+    return getattr(task, "is_mapped", False) or any(True for _ in task.iter_mapped_task_groups())
 
 
 def _relevant_index(ti: Any, here: Any, other: Any) -> int | None:
@@ -167,4 +179,4 @@ def _expanded_over(task: Any) -> Any:
 
 def _instances(ti: Any, task: Any) -> int:
     """How many instances of a task there are in this DAG run."""
-    return int(ti.get_ti_count(dag_id=ti.dag_id, task_ids=[task.task_id], run_ids=[ti.run_id]))
+    return int(ask(ti, partial(ti.get_ti_count, dag_id=ti.dag_id, task_ids=[task.task_id], run_ids=[ti.run_id])))

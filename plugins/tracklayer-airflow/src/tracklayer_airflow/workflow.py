@@ -119,6 +119,12 @@ def workflow_run(facts: Mapping[str, Any], *, instance: str, url: str | None = N
     )
 
 
+def resumed(task: Mapping[str, Any]) -> bool:
+    """Whether this same try has run before: it comes back from a deferral, or was rescheduled."""
+    server = getattr(task["ti"], "_ti_context_from_server", None)
+    return bool(getattr(server, "next_method", None) or task.get("task_reschedule_count"))
+
+
 def index(map_index: int | None) -> str | None:
     """Which of the tasks that were mapped; None for one that is not."""
     return None if map_index is None or map_index < 0 else str(map_index)

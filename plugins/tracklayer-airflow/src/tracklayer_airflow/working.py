@@ -6,13 +6,14 @@ Nothing of tracklayer's core is imported here before it is known that something 
 from __future__ import annotations
 
 import logging
-from functools import lru_cache, partial, wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import lru_cache, partial, update_wrapper, wraps
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tracklayer_airflow.untracked import run_untracked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Self
 
     from tracklayer_airflow.operators import Tracked
 
@@ -20,13 +21,16 @@ _Method = TypeVar("_Method", bound="Callable[..., Any]")
 
 log = logging.getLogger("tracklayer")
 
+METHODS: Final = ("execute", "resume_execution")
+"""By which Airflow has an operator do its work; the last argument of each is the task context."""
+
 
 class _Here:
     """What tracked operators do in this process."""
 
     def __init__(self) -> None:
-        self.at_work: set[int] = set()
-        """Those that are at work, by their ids: an attribute of theirs would be copied and pickled with them."""
+        self.at_work: set[object] = set()
+        """The tries whose work is being done: an attribute of their operators would be copied and pickled with them."""
         self.begun: tuple[object, ...] | None = None
         """The try whose work began here last."""
 
@@ -39,7 +43,8 @@ def _here() -> _Here:
 def do(operator: Tracked, context: Mapping[str, Any], work: Callable[[], Any]) -> Any:
     """Do an operator's work, inside a stage run if it can be tracked; return what it returns.
 
-    An operator that is at work already is inside its run: then it is no more than done.
+    What belongs to a try that is at work already is inside its run: then it is no more than done. That need not be the same
+    operator: Airflow executes a copy, and what was kept of the one before (`execute = operator.execute`) is that one's.
 
     Args:
         operator: the operator.
@@ -50,18 +55,43 @@ def do(operator: Tracked, context: Mapping[str, Any], work: Callable[[], Any]) -
         BaseException: whatever `work` raises, unchanged.
     """
     here = _here()
-    if id(operator) in here.at_work:
+    mine = _mine(operator, context)
+    if mine in here.at_work:
         return work()
-    here.at_work.add(id(operator))
+    here.at_work.add(mine)
     try:
         return _how(operator, context, work)()
     finally:
-        here.at_work.discard(id(operator))
+        here.at_work.discard(mine)
+
+
+def _mine(operator: Tracked, context: Mapping[str, Any]) -> object:
+    """What tells a try from others; the operator itself where it is called with no context, as in tests of somebody's."""
+    try:
+        return place(context["ti"])
+    except Exception as error:
+        _let_through(error)
+        return id(operator)
+
+
+def _executed(context: Any, operator: Tracked) -> Tracked:
+    """The operator that Airflow executes; `operator` where the context does not tell."""
+    try:
+        executed = context["ti"].task
+    except Exception as error:
+        _let_through(error)
+        return operator
+    return executed if isinstance(executed, type(operator)) else operator
 
 
 def has_begun(ti: Any) -> bool:
     """Whether the work of the try `ti` began in this process, tracked or not."""
     return _here().begun == place(ti)
+
+
+def forget() -> None:
+    """The part of a try that was executed here is over."""
+    _here().begun = None
 
 
 def place(ti: Any) -> tuple[object, ...]:
@@ -77,7 +107,7 @@ def in_front(kind: type, name: str) -> Callable[..., Any] | None:
 
     Args:
         kind: the class.
-        name: ``execute`` or ``resume_execution``, whose last argument is the task context.
+        name: one of `METHODS`.
     """
     found = next((vars(one)[name] for one in kind.__mro__ if name in vars(one)), None)
     if getattr(found, "of_tracklayer", False) or getattr(found, "__isabstractmethod__", False):
@@ -93,6 +123,43 @@ def in_front(kind: type, name: str) -> Callable[..., Any] | None:
         return do(self, context, partial(theirs, *args, **kwargs))
 
     return ours(wraps(found)(method) if callable(found) else method)
+
+
+def of_instance(operator: Tracked, method: Any) -> Any:
+    """What somebody puts in the place of an instance's own `METHODS`, with the run around it.
+
+    Args:
+        operator: the instance. Airflow executes a copy of it, which has the same attribute.
+        method: what is put there; returned as it is where it comes by us already, or is nothing to call.
+    """
+    if not callable(method) or getattr(method, "of_tracklayer", False):
+        return method
+    return ours(_OfInstance(operator, method))
+
+
+class _OfInstance:
+    """What `of_instance` returns; no function, which could not be pickled with its operator."""
+
+    def __init__(self, operator: Tracked, method: Callable[..., Any]) -> None:
+        update_wrapper(self, method)
+        self._operator = operator
+        self._method = method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        context = kwargs.get("context", args[-1] if args else {})
+        return do(_executed(context, self._operator), context, partial(self._method, *args, **kwargs))
+
+    def __copy__(self) -> Self:
+        """A copy in this process is the same one, as of a function."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """See `__copy__`."""
+        return self
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """In another process it is made anew, for the operator there."""
+        return of_instance, (self._operator, self._method)
 
 
 def ours(method: _Method) -> _Method:

@@ -86,6 +86,22 @@ with DAG(
     def joined() -> None:
         pass
 
+    @task.branch
+    def choose() -> str:
+        return "way_1"
+
+    @task
+    def way() -> None:
+        raise AssertionError("never runs")
+
+    @task
+    def way_1() -> None:
+        """Is called as an instance of the other one would be, were that mapped."""
+
+    @task.tracked(trigger_rule="none_failed_min_one_success")
+    def chosen() -> None:
+        pass
+
     @task
     def by_hand() -> str | None:
         """A task that is not tracked by its operator, but by its code."""
@@ -114,6 +130,9 @@ with DAG(
     fold.expand(number=rows)
     rows >> not_taken() >> skipped_too() >> (end := joined())
     model >> end
+    choose() >> [(not_chosen := way()), (on_the_way := way_1())] >> chosen()
+    rows >> not_chosen
+    model >> on_the_way
     model >> by_hand()
     rows >> publish()
     trigger([rows, model])

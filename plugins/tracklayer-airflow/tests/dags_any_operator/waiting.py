@@ -63,9 +63,20 @@ with DAG("slow", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
 
     nothing()
 
+with DAG("started_plainly", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+
+    @task.tracked(task_id="begin")
+    def begin() -> None: ...
+
+    begin()
+
 with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
     start = tracked(TriggerDagRunOperator)(
         task_id="start", trigger_dag_id="awaited", logical_date=TRIGGERED_AT, conf={"rows": 7}
+    )
+    # It is there already.
+    start >> tracked(TriggerDagRunOperator)(
+        task_id="again", trigger_dag_id="awaited", logical_date=TRIGGERED_AT, skip_when_already_exists=True
     )
     after = {
         "one": tracked(ExternalTaskSensor)(task_id="one", external_task_id="prepare", mode="reschedule", **QUICK),
@@ -81,6 +92,8 @@ with DAG("waiting", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
     tracked(TriggerDagRunOperator)(
         task_id="start_and_wait", trigger_dag_id="slow", wait_for_completion=True, deferrable=True, poke_interval=PAUSE
     )
+    # One that is not tracked, with the rule `pass_tokens`.
+    TriggerDagRunOperator(task_id="plain", trigger_dag_id="started_plainly", conf={"rows": 8})
     tracked(Rescheduled)(task_id="rescheduled", mode="reschedule", poke_interval=PAUSE)
     tracked(FromTrigger)(task_id="from_trigger")
     tracked(TimeDeltaSensor)(task_id="deferred", delta=timedelta(seconds=PAUSE), deferrable=True)

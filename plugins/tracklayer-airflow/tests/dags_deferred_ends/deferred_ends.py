@@ -49,7 +49,8 @@ with DAG("ended", schedule=None, start_date=BEGIN):
     Observed(task_id="observed", ends="failed")
     tracked(TimeDeltaSensor)(task_id="marked", delta=timedelta(days=1), deferrable=True)
 
-for name, timeout in (("timed_out", timedelta(seconds=30)), ("marked_run", None)):
+# Long enough for the trigger to have ended the first task on a busy machine, too.
+for name, timeout in (("timed_out", timedelta(seconds=75)), ("marked_run", None)):
     with DAG(name, schedule=None, start_date=BEGIN, dagrun_timeout=timeout):
         tracked(Waits)(task_id="failed", ends="failed")
         tracked(TimeDeltaSensor)(task_id="endless", delta=timedelta(days=1), deferrable=True)

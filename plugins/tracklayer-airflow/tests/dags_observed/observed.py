@@ -283,8 +283,7 @@ def without_mlflow() -> None:
 
         return [name for name in os.environ if name.startswith("TRACKLAYER_PARENT")]
 
-    first() >> second()
-    apart()
+    apart() >> first() >> second()
 
 
 unchosen()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -126,6 +127,27 @@ class Own(BaseOperator):
         return [self.experiment, run is not None and run.run_id is not None]
 
 
+class Put(BaseOperator):
+    """Puts what it does in its own place, as whoever chooses it when a DAG is read does."""
+
+    template_fields = ("words",)
+
+    def __init__(self, *, words: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.words = words
+        self.execute = partial(self._does, len)  # type: ignore[method-assign]
+
+    def _does(self, count: Any, context: Any) -> list[Any]:
+        run = tracklayer.current_run()
+        return [run is not None and run.run_id is not None, context["ti"].task.words, count([])]
+
+
+def with_answer(operator: BaseOperator) -> None:
+    """As whoever wraps operators that are there already: what it did before is called from within."""
+    before = operator.execute
+    operator.execute = lambda context: ["wrapped", *before(context)]  # type: ignore[method-assign]
+
+
 class Deferring(BaseOperator):
     def execute(self, context: Any) -> None:
         self.defer(trigger=TimeDeltaTrigger(timedelta(0)), method_name="finish", kwargs={})
@@ -240,6 +262,9 @@ for dag_id in ("odd", "odd_untracked"):
         MineMixed(task_id="mine_mixed")
         MineAlone(task_id="mine_alone", experiment="{{ dag.dag_id }}")
         MineAlone(task_id="mine_failing", experiment="fail")
+        of(Put, dag_id)(task_id="put", words="{{ dag.dag_id.partition('_')[0] }}", **of_tracking({"run_name": "put"}))
+        of(Put, dag_id).partial(task_id="put_mapped").expand(words=["a"])
+        with_answer(Mine(task_id="mine_wrapped"))
         MineAlone.partial(task_id="mine_mapped").expand(experiment=["{{ dag.dag_id }}"])
 
 with DAG("odd_native", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC), render_template_as_native_obj=True):
@@ -270,3 +295,66 @@ with DAG("odd_observed", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=U
             mlflow.log_metric("rows", len(df))
 
     observed(pd.DataFrame({"a": [1, 2]}))
+
+    @task
+    def bare() -> None:
+        import mlflow
+
+        with mlflow.start_run():
+            mlflow.log_metric("rows", 2)
+
+    # As a cluster policy may set it: Airflow wants a list there, and does not look before the task fails.
+    bare().operator.on_failure_callback = print  # type: ignore[attr-defined]
+
+
+class ComesBack(Failing):
+    """Has begun a run when its template is rendered for the second time."""
+
+    def execute(self, context: Any) -> None:
+        import mlflow
+
+        mlflow.start_run(run_name="begun")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(0)), method_name="finish")
+
+    def finish(self, context: Any, event: Any = None) -> None:
+        """Is not called."""
+
+
+def once(name: str, calls: list[str] = []) -> str:  # noqa: B006  # it is to be remembered
+    calls.append(name)
+    if calls.count(name) > 1:
+        raise LookupError("not again")
+    return ""
+
+
+with DAG("odd_before", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC), user_defined_macros={"once": once}):
+    ComesBack(task_id="comes_back", words="{{ once('observed') }}")
+    tracked(ComesBack)(task_id="comes_back_tracked", words="{{ once('tracked') }}")
+
+    @task
+    def first() -> str:
+        return "a"
+
+    begun = first()
+    Failing(task_id="unrendered", words="{{ no_such_thing.at_all }}", retries=1, retry_delay=timedelta(0)) << begun
+    Failing(task_id="before", how="no table") << begun
+    Failing(task_id="before_skipped", how="skip") << begun
+    Failing.partial(task_id="mapped_before").expand(words=["{{ nothing.there }}", "b"]) << begun
+
+with DAG("odd_tried", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+
+    @task.tracked
+    def good() -> None: ...
+
+    @task.tracked
+    def bad() -> None:
+        raise ValueError("no data")
+
+    @task
+    def by_itself() -> None:
+        import mlflow
+
+        with mlflow.start_run():
+            mlflow.log_metric("rows", 1)
+
+    good(), bad(), by_itself()

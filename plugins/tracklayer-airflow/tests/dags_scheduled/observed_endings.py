@@ -179,3 +179,37 @@ with DAG("observed_deleted", schedule=None, start_date=BEGINNING):
             hold()
 
     forgotten()
+
+
+def report(context: Any) -> None:
+    """Somebody is told, which takes longer than the end of a DAG run waits for its tasks' own ends."""
+    time.sleep(16)
+
+
+def report_for_long(context: Any) -> None:
+    """Longer than Airflow waits (`task_success_overtime`): it kills the process, which is never told the end then."""
+    time.sleep(120)
+
+
+with DAG("observed_slow", schedule=None, start_date=BEGINNING):
+
+    @task(on_success_callback=report)
+    def told_slowly() -> None:
+        with start_run():
+            pass
+
+    told_slowly()
+
+    @task(on_success_callback=report_for_long)
+    def told_too_slowly() -> None:
+        with start_run():
+            pass
+
+    told_too_slowly()
+
+    @task(on_failure_callback=report_for_long)
+    def failure_told_too_slowly() -> None:
+        with start_run():
+            raise ValueError("it cannot work")
+
+    failure_told_too_slowly()

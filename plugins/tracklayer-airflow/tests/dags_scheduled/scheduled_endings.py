@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException  # 3.1 has them elsewhere
 from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import (
     DAG,
@@ -27,7 +28,7 @@ from airflow.sdk import (
 from fate import die, hold, kill_oneself
 
 import tracklayer
-from tracklayer_airflow import Tracked
+from tracklayer_airflow import Tracked, tracked
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
 PAUSE = timedelta(seconds=12)
@@ -228,6 +229,9 @@ with DAG("evicted", schedule=None, start_date=BEGINNING):
         time.sleep(5)
 
     sigterm_to_supervisor()
+
+with DAG("asked", schedule=None, start_date=BEGINNING):
+    tracked(HITLOperator)(task_id="answered", subject="Shall it go on?", options=["yes", "no"])
 
 with DAG("cleared", schedule=None, start_date=BEGINNING):
 
