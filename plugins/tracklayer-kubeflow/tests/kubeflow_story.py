@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from tracklayer.linking import read_links
 from tracklayer.store.opening import open_store
@@ -86,14 +87,19 @@ class Executor:
         folder: where the code and the outputs go.
         code: source of the function ``component``.
         parameters: its parameters.
-        place: path of the task's outputs below `folder`.
+        place: path of the task's outputs below `folder`; by default in a pipeline run of that folder's own, for stage runs
+            of a pipeline run are one story in whatever experiment they are.
     """
 
     folder: Path
     code: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    place: str = "flow-2026-11-21-10-00-00-000001/task"
+    place: str = ""
     artifacts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.place:
+            self.place = f"flow-2026-11-21-10-00-00-{crc32(bytes(self.folder)) % 1_000_000:06}/task"
 
     @property
     def output_file(self) -> Path:

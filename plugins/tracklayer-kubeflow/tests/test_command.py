@@ -45,7 +45,7 @@ def test_the_script_runs_with_and_without_our_package_in_the_image(
     command = supervised(["sh", "-ec", SCRIPT, SOURCE], stage)
     ran = subprocess.run(
         [*command, "--executor_input", "{}", "two words"],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},  # the script leaves a folder there
         capture_output=True,
         text=True,
     )

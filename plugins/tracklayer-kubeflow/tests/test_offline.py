@@ -17,7 +17,7 @@ from kubeflow_story import Executor, Story
 from harness.outage import differences, flush, graph, journals
 from harness.proxy import black_hole
 from tracklayer.identity import parse_token
-from tracklayer.journal.recorder import close_recorders
+from tracklayer.journal.recorders import close_recorders
 from tracklayer.provisional import is_provisional
 from tracklayer_kubeflow import TrackedPipeline, tracked_pipeline
 

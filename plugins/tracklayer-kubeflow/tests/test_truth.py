@@ -155,7 +155,7 @@ def test_tasks_on_a_cluster(kfp: Kfp) -> None:
     assert retried == State(status="FAILED", said="was retried")
 
 
-def test_whom_to_ask_and_how(kfp: Kfp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_whom_to_ask_and_how(kfp: Kfp, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = kfp.run("FAILED", ENDED)
     another = WorkflowRun(orchestrator="kubeflow", instance="another", workflow="flights", run_id=run_id)
     airflow = WorkflowRun(orchestrator="airflow", workflow="flights", run_id=run_id)
@@ -172,9 +172,8 @@ def test_whom_to_ask_and_how(kfp: Kfp, monkeypatch: pytest.MonkeyPatch, caplog: 
     assert tracklayer_workflow_state(pipeline_run(run_id)) is not None
     for name in ("KFP_ENDPOINT", "TRACKLAYER_KUBEFLOW_ENDPOINT"):
         monkeypatch.delenv(name)
-    truth._say_that_nobody_is_asked.cache_clear()
-    assert tracklayer_workflow_state(pipeline_run(run_id)) is None
-    assert "TRACKLAYER_KUBEFLOW_ENDPOINT" in caplog.text
+    with pytest.raises(truth.KubeflowUnavailable, match="TRACKLAYER_KUBEFLOW_ENDPOINT"):
+        tracklayer_workflow_state(pipeline_run(run_id))
 
 
 def test_a_local_run_is_its_process() -> None:

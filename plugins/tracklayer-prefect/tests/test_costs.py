@@ -109,7 +109,8 @@ def test_a_flow_run_costs_few_requests_more(
 
     opening = flights()
     assert len(opening) <= 5  # experiment found and made, parent looked for, made, its params
-    assert len(recording_proxy.calls) - len(opening) <= 3  # left open looked for, ended, links upstream
+    # What was left open is looked for, in all experiments (which is the newest?); ended; links upstream.
+    assert len(recording_proxy.calls) - len(opening) <= 4
 
 
 def test_nothing_is_sent_and_prefect_is_not_asked_with_tracking_off(

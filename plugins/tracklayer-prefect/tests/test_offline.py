@@ -16,7 +16,7 @@ from prefect_story import Story
 
 import tracklayer
 from harness.outage import differences, flush, graph, journals, runs_of
-from tracklayer.journal.recorder import close_recorders
+from tracklayer.journal.recorders import close_recorders
 from tracklayer_prefect import tracked_flow, tracked_task
 
 if TYPE_CHECKING:

@@ -34,6 +34,9 @@ TIMEOUT: Final = 1.0
 
 _TAGS_SHOWN: Final = 10
 
+tracklayer_settings = "tracklayer.settings:NoSettings"
+"""It has no table of settings."""
+
 log = logging.getLogger("tracklayer.git")
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 PIPELINE_RUN_TAG = "kfp.pipeline_run_id"
 """The tag with which also KFP's own MLflow integration marks a pipeline run's MLflow run."""
 
+tracklayer_settings = "tracklayer_kubeflow.settings:KubeflowSettings"
+"""Where this plugin's settings are, for `tracklayer doctor`; not imported with it."""
+
 
 @hookimpl
 def tracklayer_run_context() -> RunContext | None:

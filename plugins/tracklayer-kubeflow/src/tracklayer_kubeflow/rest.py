@@ -52,7 +52,7 @@ def leave(run: StageRun, settings: Settings, execution: Execution, *, since: int
         execution: where outputs go.
         since: when the executor was started, in milliseconds since the epoch.
     """
-    from tracklayer.journal.recorder import close_recorders
+    from tracklayer.journal.recorders import close_recorders
 
     if run.recorder is None:
         return

@@ -6,7 +6,6 @@ runner, of which nobody keeps a record, its process is.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import warnings
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tracklayer.context import TaskRun, Truth, WorkflowRun
-
-log = logging.getLogger("tracklayer")
 
 ENDPOINTS: Final = ("KFP_ENDPOINT", "KF_PIPELINES_ENDPOINT")
 """Variables with the address of KFP's API, where the setting ``endpoint`` is not set; the second is KFP's own."""
@@ -95,7 +92,7 @@ def of_pipeline_run(workflow_run: WorkflowRun) -> State | None:
     """What has become of a pipeline run.
 
     Raises:
-        KubeflowUnavailable: KFP's API cannot be asked.
+        KubeflowUnavailable: KFP's API cannot be asked, or nobody says where it is.
     """
     if not is_cluster_run(workflow_run.run_id):
         return _of_process(workflow_run.tags)
@@ -110,7 +107,7 @@ def of_task(workflow_run: WorkflowRun, task_run: TaskRun) -> State | None:
     """What has become of one try of a task; None where KFP does not tell its runs apart, as in loops.
 
     Raises:
-        KubeflowUnavailable: KFP's API cannot be asked.
+        KubeflowUnavailable: KFP's API cannot be asked, or nobody says where it is.
     """
     if SUPERSEDED_TAG in task_run.tags:
         return State(status="FAILED", said="was retried")
@@ -149,24 +146,17 @@ def _kfp(workflow_run: WorkflowRun) -> Api | None:
         return None
     own = core_settings.table(settings, "kubeflow", KubeflowSettings)
     endpoint = own.endpoint or next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
-    if endpoint is None:
-        _say_that_nobody_is_asked()
-        return None
+    if endpoint is None:  # which is no answer: whoever reconciles is not to believe that nothing is left to do
+        raise KubeflowUnavailable(
+            "nothing says where KFP is: set endpoint in [kubeflow], TRACKLAYER_KUBEFLOW_ENDPOINT, or "
+            f"{ENDPOINTS[0]}, to the address of its API"
+        )
     return _api(endpoint, own.api_token)
 
 
 @lru_cache(maxsize=8)
 def _api(endpoint: str, token: str | None) -> Api:
     return Api(endpoint, token)
-
-
-@lru_cache(maxsize=1)
-def _say_that_nobody_is_asked() -> None:
-    log.warning(
-        "KFP is not asked about its pipeline runs, because nothing says where it is: set endpoint in [kubeflow], "
-        "TRACKLAYER_KUBEFLOW_ENDPOINT, or %s, to the address of its API",
-        ENDPOINTS[0],
-    )
 
 
 def _says_that_there_is_none(error: Exception) -> bool:

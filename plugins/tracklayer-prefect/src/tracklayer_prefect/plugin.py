@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 ORCHESTRATOR = "prefect"
 
+tracklayer_settings = "tracklayer.settings:NoSettings"
+"""It has no table of settings."""
+
 
 @hookimpl
 def tracklayer_run_context() -> RunContext | None:
