@@ -15,6 +15,10 @@ EXTRAS_kubeflow := [compile]
 
 export UV_NO_PROGRESS := 1
 export UV_LINK_MODE ?= hardlink
+# Nothing that is run here tells anybody of it: MLflow, Airflow, Prefect.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export SCARF_ANALYTICS := false
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 # Airflow reads every module a hundred times as often as it is written.
 unexport PYTHONDONTWRITEBYTECODE
@@ -195,6 +199,10 @@ SEEDS ?= 1:2000
 .PHONY: stress
 stress: install ## Delivery against a store in memory that fails and kills, by 2,000 seeds (half an hour; SEEDS=1:100 for less)
 	TRACKLAYER_TEST_SEEDS=$(SEEDS) $(BIN)/pytest -q tests/integration/faults/test_stress.py $(ARGS)
+
+.PHONY: programs
+programs: install ## Programs of MLflow calls in a stage, compared with untracked ones, by 100 seeds (a quarter of an hour; SEEDS=1:20 for less)
+	TRACKLAYER_TEST_SEEDS=$(if $(filter file,$(origin SEEDS)),1:100,$(SEEDS)) $(BIN)/pytest -q tests/integration/test_mlflow_programs.py $(ARGS)
 
 .PHONY: demo
 demo: install ## A model's journey through Airflow, Kubeflow Pipelines and Prefect (KEEP=1 leaves MLflow's pages open)

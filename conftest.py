@@ -87,9 +87,9 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # for settings that a test makes itself
     monkeypatch.chdir(tmp_path)
     yield
-    recorder = sys.modules.get("tracklayer.journal.recorder")
-    if recorder is not None:
-        recorder.close_recorders()
+    recorders = sys.modules.get("tracklayer.journal.recorders")
+    if recorders is not None:
+        recorders.close_recorders()
     opening = sys.modules.get("tracklayer.store.opening")
     if opening is not None:
         opening.forget()

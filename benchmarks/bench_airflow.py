@@ -33,6 +33,7 @@ from harness.backends import backends  # noqa: E402
 from harness.mlflow import MlflowServer  # noqa: E402
 from harness.proxy import black_hole  # noqa: E402
 from harness.without import environment_without  # noqa: E402
+from tracklayer.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,7 +133,7 @@ def run(way: Way, folder: Path, tasks: int) -> Sample:
             "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=debug",
             "BENCH_TASKS": str(tasks),
             "BENCH_BEGINNINGS": str(folder / "beginnings"),
-            "TRACKLAYER_PATIENCE": "0.75",  # the default; tests have more
+            "TRACKLAYER_PATIENCE": str(Settings().patience),  # the default; tests have more
             **way.environ,
         }
         service = stack.enter_context(AirflowService(home, environ=environ))

@@ -63,11 +63,13 @@ def task(way: str, environ: Mapping[str, str], *, cap: float, meanwhile: Callabl
 def _tracked() -> None:
     import mlflow
     from mlflow.store.artifact import mlflow_artifacts_repo as _artifacts  # noqa: F401 — MLflow's own imports, too
+    from mlflow.tracking.context.registry import resolve_tags
 
     from tracklayer import RunContext, TaskRun, WorkflowRun, track
     from tracklayer.journal import recorder as _recorder  # noqa: F401 — what a stage imports is not the outage's cost
     from tracklayer.store import rest as _rest  # noqa: F401
 
+    resolve_tags()  # with its first run MLflow imports what it asks about git, the server there or away
     _say(time.monotonic())
     workflow_run = WorkflowRun(orchestrator="bench", workflow="bench-outage", run_id=f"r{time.time_ns()}")
     with track("training", context=RunContext(workflow_run=workflow_run, task_run=TaskRun(task="t"))) as run:

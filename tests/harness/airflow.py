@@ -118,7 +118,8 @@ class AirflowHome:
 
         Args:
             dags: DAG ids, each with a conf as JSON if need be: ``flights={"sample": 100}``. ``*`` stands for all that
-                are not named, and ``-flights`` leaves one out.
+                are not named, and ``-flights`` leaves one out. ``flights!train`` runs one task by ``airflow tasks test``, and
+                nothing else with it.
             environ: see `environ`.
             not_run: a regular expression; tasks whose whole ids it matches succeed without being run.
             seconds: time limit for all of them.
@@ -385,7 +386,7 @@ class AirflowService:
 def _answer(request: urllib.request.Request) -> Any:
     """The JSON that is answered; None for nothing. Raises HTTPError, with the answer's text in its message."""
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=90) as answer:
             content = answer.read()
     except urllib.error.HTTPError as error:
         error.msg = f"{error.msg}: {error.read()[:500].decode(errors='replace')}"

@@ -33,7 +33,7 @@ REFUSED = "refused"
 FAILING = "failing"
 """How those begin with which it fails each time."""
 
-_FILTER = re.compile(r"tags\.`([^`]+)` (!?=) '([^']*)'")
+_FILTER = re.compile(r"(?:attributes\.run_id IN \(([^)]*)\) and )?tags\.`([^`]+)` (!?=) '([^']*)'")
 
 
 def is_bad(text: str) -> bool:
@@ -163,10 +163,11 @@ class FaultyStore:
         asked = _FILTER.fullmatch(filter_string)
         if asked is None:
             raise NotImplementedError(filter_string)
-        key, sign, value = asked.groups()
+        these, key, sign, value = asked.groups()
 
         def found(run: KeptRun) -> bool:
-            return run.deleted == deleted and key in run.tags and (run.tags[key] == value) == (sign == "=")
+            among = these is None or f"'{run.run_id}'" in these
+            return among and run.deleted == deleted and key in run.tags and (run.tags[key] == value) == (sign == "=")
 
         return self._answer(lambda: [run.told() for run in self.runs.values() if found(run)][:limit])
 

@@ -26,7 +26,7 @@ import os, signal, sys
 from harness.leaving import opening_of
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import *
-from tracklayer.journal.recorder import recorder_of
+from tracklayer.journal.recorders import recorder_of
 from tracklayer.provisional import PENDING, provisional_id
 from tracklayer.settings import Settings
 

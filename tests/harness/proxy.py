@@ -165,6 +165,15 @@ class RecordingProxy:
 
         self.fault(put_off, path, times)
 
+    def slow(self, seconds: float, path: str = "", times: int = 1) -> None:
+        """Answer so much later."""
+
+        def wait(handler: _Handler) -> Answer:
+            time.sleep(seconds)
+            return handler.forwarded()
+
+        self.fault(wait, path, times)
+
     def reset(self, path: str = "", times: int = 1) -> None:
         """Reset the connection when the request has come, without asking the server."""
         self.fault(lambda handler: handler.reset(), path, times)
