@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OURS = ("TRACKLAYER_", "MLFLOW_")
 KEPT = ("TRACKLAYER_REQUIRE_BACKENDS", "TRACKLAYER_TEST_")
+# Where Airflow, Prefect and matplotlib put files of their own when they are imported: not into the home of whoever runs the tests.
+HOMES = ("AIRFLOW_HOME", "PREFECT_HOME", "MPLCONFIGDIR")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,13 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _own_temporary_folder(config: pytest.Config) -> None:
-    """What killed processes leave in the folder for temporary files goes with the tests that killed them."""
+    """What killed processes leave in the folder for temporary files goes with the tests that killed them.
+
+    And so does what Airflow and its like put beside their settings.
+    """
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTEST_DEBUG_TEMPROOT", os.environ.get("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir()))
     folder = tempfile.mkdtemp(prefix="tl-")  # short: there are sockets in it
     Path(folder).chmod(0o711)  # PostgreSQL runs as another user than root
     patch.setenv("TMPDIR", folder)
     patch.setattr(tempfile, "tempdir", None)  # it is looked up anew
+    for variable in HOMES:
+        patch.setenv(variable, str(Path(folder, variable.lower())))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(patch.undo)
 
