@@ -342,13 +342,16 @@ def _reopen_parent(opening: Opening, backend: Backend, *, late: bool) -> None:
 
 
 def _supersede(opening: Opening, backend: Backend, ref: RunRef) -> None:
-    """Tag the runs of earlier tries, and end those that nobody ended (their process was killed)."""
+    """Tag the runs of earlier tries, and end those that nobody ended (their process was killed).
+
+    In whatever experiment they are: a template, or the task's own code, may have named another one for each try.
+    """
     task_run = opening.context.task_run
     if task_run is None:
         return
     name = attempt_tag(task_key(opening.context.workflow_run, task_run))
     later: list[tuple[int, str]] = []
-    for run in backend.store.search_runs([ref.experiment_id], f"tags.`{name}` != ''"):
+    for run in backend.store.search_runs([], f"tags.`{name}` != ''"):
         if run.run_id == ref.run_id:
             continue
         number = _try_number(run.tags.get(name, ""))

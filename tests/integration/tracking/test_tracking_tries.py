@@ -47,6 +47,21 @@ def test_a_retry_is_a_new_run_and_supersedes_the_earlier_one(store: Store, at: C
     assert [run.tags.get("tracklayer.superseded_by") for run in runs] == [killed.run_id, third.run_id, None]
 
 
+def test_a_retry_in_another_experiment_supersedes_the_earlier_one_too(
+    store: Store, uri: str, at: Callable[..., RunContext]
+) -> None:
+    """As where a template, or code as in MLflow's tutorials, names an experiment after the time."""
+    first = tracklayer.tracking.open_stage(context=at("fit"))  # its process dies without a word
+    again = at("fit", try_number=2)
+    elsewhere = f"{again.workflow_run.workflow}-again"
+    with track(context=again, settings=Settings(tracking_uri=uri), experiment=elsewhere) as second:
+        pass
+    runs = [get(store, run.run_id) for run in (first, second)]
+    assert runs[0].experiment_id != runs[1].experiment_id
+    assert [run.status for run in runs] == ["FAILED", "FINISHED"]
+    assert [run.tags.get("tracklayer.superseded_by") for run in runs] == [second.run_id, None]
+
+
 def test_attempts_reuse_goes_on_with_the_run_of_the_earlier_try(
     store: Store, uri: str, at: Callable[..., RunContext]
 ) -> None:
