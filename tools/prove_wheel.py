@@ -7,8 +7,10 @@ core does, and makes sure that no other distribution of ours, and no mlflow, hel
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
+import tempfile
 from importlib.metadata import distributions, metadata
 
 NEED_AN_EXTRA = ("tracklayer.cli", "tracklayer.lineage.tree", "tracklayer.mlflow_plugins", "tracklayer.testing")
@@ -52,4 +54,6 @@ def look_at_the_documentation() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    with tempfile.TemporaryDirectory() as home:  # where orchestrators put files of their own when they are imported
+        os.environ |= {"AIRFLOW_HOME": f"{home}/airflow", "PREFECT_HOME": f"{home}/prefect"}
+        main(sys.argv[1] if len(sys.argv) > 1 else None)
