@@ -51,6 +51,7 @@ def _own_temporary_folder(config: pytest.Config) -> None:
     patch.setattr(tempfile, "tempdir", None)  # it is looked up anew
     for variable in HOMES:
         patch.setenv(variable, str(Path(folder, variable.lower())))
+    patch.setenv("DO_NOT_TRACK", "true")  # nor does MLflow keep an id of its own there, or tell anybody of the tests
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     config.add_cleanup(patch.undo)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +18,10 @@ from tracklayer.linking import consumers_of, read_links, ref_of
 from tracklayer.opening import milliseconds
 from tracklayer.parent import find_parent
 from tracklayer.redaction import Redaction
+from tracklayer.store.failure import failure_of_one
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tracklayer.backend import Backend
     from tracklayer.context import RunContext, RunRef, Status
@@ -119,17 +121,36 @@ def close(
 def _end_members(
     members: list[Run], settings: Settings, store: Store, ended_at: int, told: Mapping[str, RealEnd]
 ) -> None:
-    """End those of a workflow run's stage runs that nobody has ended, see `close`."""
+    """End those of a workflow run's stage runs that nobody has ended, see `close`.
+
+    One that may only be read (another team's experiment) or is gone keeps no other, nor the parent, from its end.
+    """
     alive = open_here()
     for run in members:
-        take_back(store, run)
-        end = told.get(run.tags.get("tracklayer.key", ""))
-        if end is not None and run.run_id not in alive and end_as_told(store, run, end):
-            dispatch.run_ended(registry.load(settings), ref_of(run), end.status, strict=settings.on_error == "raise")
-    for run in members:
-        if run.status == "RUNNING" and run.run_id not in alive and began(run) <= ended_at + CLOCKS:
-            leave = leave_untold if is_untold(run) else leave_open
-            leave(store, run.run_id, ended_at)  # nothing is left to do where it was told
+        if run.run_id in alive:
+            end, left_at = None, None
+        else:
+            end = told.get(run.tags.get("tracklayer.key", ""))
+            left_at = ended_at if run.status == "RUNNING" and began(run) <= ended_at + CLOCKS else None
+        as_told: list[Status] = []
+        error = failure_of_one(partial(_end_member, store, run, end, left_at, as_told.append), store)
+        if error is not None:
+            bug = None if isinstance(error, StoreError) else error
+            log.warning("tracking: run %s does not end with its workflow run: %s", run.run_id, error, exc_info=bug)
+        for status in as_told:
+            dispatch.run_ended(registry.load(settings), ref_of(run), status, strict=settings.on_error == "raise")
+
+
+def _end_member(
+    store: Store, run: Run, end: RealEnd | None, left_at: int | None, as_told: Callable[[Status], object]
+) -> None:
+    """End a stage run as was told, or at `left_at` if nobody has ended it by itself; None leaves it as it is."""
+    take_back(store, run)
+    if end is not None and end_as_told(store, run, end):
+        as_told(end.status)
+    if left_at is not None:
+        leave = leave_untold if is_untold(run) else leave_open
+        leave(store, run.run_id, left_at)  # nothing is left to do where it was told
 
 
 def began(run: Run) -> int:

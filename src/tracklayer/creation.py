@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer.context import Link, RunRef
 from tracklayer.description import NOTE_TAG, compose
-from tracklayer.ending import end_instead, reopen
+from tracklayer.ending import NO_END, REAL_END_TAG, end_instead, reopen
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.fence import OnError, fence, log
 from tracklayer.identity import (
@@ -303,6 +303,8 @@ def _take_over(opening: Opening, backend: Backend, run: Run, *, late: bool) -> N
         attempt_tag(task_key(context.workflow_run, context.task_run)): str(context.task_run.try_number),
         TAKEN_OVER_TAG: str(opening.start_time),
     }
+    if REAL_END_TAG in run.tags:  # whoever ends this try in its stead would take it for its end
+        tags |= NO_END
     backend.store.log_batch(run.run_id, tags=tags)
     for name in OF_AN_END:
         if name in run.tags:

@@ -14,7 +14,7 @@ import msgspec
 
 from tracklayer.context import Status
 from tracklayer.exceptions import NotFound
-from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
+from tracklayer.outcome import ELSEWHERE, OF_AN_END, OUTCOME_TAG
 from tracklayer.provisional import provisional_id
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ REAL_END_TAG: Final = "mlflow.tracklayer.real_end"
 
 NO_END: Final = {REAL_END_TAG: ""}
 """Tags that take back what was announced."""
+
+TELLS_AN_END: Final = OF_AN_END | {REAL_END_TAG}
+"""The tags of a run that are not true of a later try which goes on with it."""
 
 
 class RealEnd(msgspec.Struct, frozen=True):

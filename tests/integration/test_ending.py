@@ -27,7 +27,7 @@ from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, run_key, workflow_ru
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.late_ends import FEW
 from tracklayer.journal.left import LeftJournal
-from tracklayer.journal.operations import Close, End, LeftOpen, Lost, Named
+from tracklayer.journal.operations import Close, End, LeftOpen, Log, Lost, Named
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
@@ -258,6 +258,31 @@ def test_what_comes_late_of_a_try_gives_way_to_the_one_that_goes_on_with_its_run
     assert parent.status == ("RUNNING" if status == "RUNNING" else "FAILED")
     assert close(first.parent.context, "FINISHED", settings, backend, ended_at=later + 2_000)
     assert world.run().status == ("KILLED" if status == "RUNNING" else "FINISHED")
+
+
+@pytest.mark.parametrize("delivered", ["before", "after"])
+def test_an_end_that_was_announced_of_an_earlier_try_is_not_the_later_ones(settings: Settings, delivered: str) -> None:
+    """It was killed in the callbacks of its end, say, or its journal comes late; ``attempts = "reuse"``."""
+    settings = msgspec.structs.replace(settings, attempts="reuse")
+    world = World(settings, None)
+    assert settings.journal
+    shutil.rmtree(settings.journal)
+    told = Log(world.run_id, tags=RealEnd("FAILED", ENDED).tags())
+    first = world.opening
+    assert first.context.task_run
+    world.append(Named(provisional_id(first.key), world.run_id, world.run().experiment_id), told)
+    backend = world.backend()
+    if delivered == "before":
+        backend.store.log_batch(world.run_id, tags=told.tags)
+    context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
+    again = replace(first, context=context, key=run_key(context), attempts="reuse", start_time=ENDED + 60_000)
+    assert create(again, backend).ref.run_id == world.run_id
+    if delivered == "after":
+        world.deliver(backend)
+    assert world.run().status == "RUNNING"
+    assert end_instead(backend.store, world.run_id, "KILLED", ENDED + 90_000, {OUTCOME_TAG: DIED})
+    run = world.run()
+    assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 90_000, DIED)
 
 
 def test_a_run_that_begins_and_ends_while_its_workflow_run_is_closed_ends_by_itself(settings: Settings) -> None:

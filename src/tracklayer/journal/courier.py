@@ -13,6 +13,7 @@ import msgspec
 from tracklayer.creation import create
 from tracklayer.datasets import dataset_of
 from tracklayer.description import NOTE_TAG, recomposed, with_user_text
+from tracklayer.ending import TELLS_AN_END
 from tracklayer.exceptions import NotFound, Refused
 from tracklayer.identity import (
     PRODUCED_TAG,
@@ -51,7 +52,6 @@ from tracklayer.journal.pending import names_ids, with_real_ids
 from tracklayer.journal.progress import TWICE
 from tracklayer.journal.tables import append_rows
 from tracklayer.linking import find_producer, link_tags
-from tracklayer.outcome import OF_AN_END
 from tracklayer.provisional import BY_NAME, PENDING, id_tag, is_provisional
 from tracklayer.store import Run
 from tracklayer.store.delivery import PAIRS, deliver
@@ -286,8 +286,8 @@ class Courier:
         tags: Mapping[str, str] = operation.tags
         if tags:
             tags = self._resolved_tags(tags)
-            if self._recovering and not OF_AN_END.isdisjoint(tags) and self.endings.is_of_a_later_try(run_id):
-                tags = {name: value for name, value in tags.items() if name not in OF_AN_END}
+            if self._recovering and not TELLS_AN_END.isdisjoint(tags) and self.endings.is_of_a_later_try(run_id):
+                tags = {name: value for name, value in tags.items() if name not in TELLS_AN_END}
             self.endings.tagged(run_id, tags)
         points = operation.points
         if any(point.model_id is not None for point in points):

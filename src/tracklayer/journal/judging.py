@@ -8,10 +8,9 @@ from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavai
 from tracklayer.journal.isolation import Isolation, Suspects
 from tracklayer.journal.lanes import FILES
 from tracklayer.journal.operations import DeleteTag, Linked, Rename
+from tracklayer.store.failure import is_internal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tracklayer.journal.identities import Identities
     from tracklayer.journal.operations import Operation
     from tracklayer.journal.parcel import Parcel
@@ -60,7 +59,7 @@ class Judge:
 
     def tell_apart(self, lane: str, error: StoreError) -> None:
         """Tell trouble with one run from trouble with the server: the latter is raised."""
-        tries = self._tries if _is_internal(error) else TRIES
+        tries = self._tries if is_internal(error) else TRIES
         if self.count(lane) < tries and not lane.startswith(FILES) and not isinstance(error, AccessDenied):
             self._raised = error
             raise error
@@ -84,7 +83,7 @@ class Judge:
         Raises:
             StoreError: something is left that is to be tried again.
         """
-        if not _is_internal(error):
+        if not is_internal(error):
             raise error
         isolation = Isolation(self._store, self._suspects)
         refusals = parcel.send(cast("Store", isolation), whole=whole)
@@ -114,41 +113,3 @@ class Judge:
         except StoreError as again:
             return again
         return error
-
-
-def is_of_one(error: Exception, store: Store) -> bool:
-    """Whether a failure is about what was asked alone: the server serves others, and takes the credentials."""
-    if isinstance(error, AccessDenied) or _is_internal(error):
-        try:
-            store.ping()
-        except StoreError:
-            return False
-        return True
-    return not isinstance(error, StoreUnavailable)
-
-
-def failure_of_one(request: Callable[[], object], store: Store) -> Exception | None:
-    """Make a request that may be repeated, and that nothing waits for.
-
-    Returns:
-        Why it will never be granted; None if it was. Whoever is denied it is so twice, with the server's word in between that
-        the credentials are good: they may just have been restored, or read anew.
-
-    Raises:
-        StoreError: the server is away, lets nobody in, or may yet do it.
-    """
-    for last in (False, True):
-        try:
-            request()
-        except Exception as error:
-            if isinstance(error, StoreUnavailable) or not is_of_one(error, store):
-                raise
-            if last or not isinstance(error, AccessDenied):
-                return error
-        else:
-            break
-    return None
-
-
-def _is_internal(error: Exception) -> bool:
-    return isinstance(error, StoreUnavailable) and error.internal

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from tracklayer.ending import IN_PLACE, NO_END, RealEnd
 from tracklayer.exceptions import NotFound, StoreError
-from tracklayer.journal.judging import failure_of_one
 from tracklayer.outcome import OUTCOME_TAG
+from tracklayer.store.failure import failure_of_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

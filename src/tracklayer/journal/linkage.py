@@ -19,9 +19,9 @@ from tracklayer.exceptions import StoreError
 from tracklayer.forking import importing
 from tracklayer.identity import ROOT_TAG, UPSTREAM_TAG, upstream_tag
 from tracklayer.journal.identities import Held
-from tracklayer.journal.judging import failure_of_one
 from tracklayer.linking import link_tags, ref_of
 from tracklayer.provisional import EXPECTED_TAG, ID_TAG, PENDING, id_tag, is_provisional
+from tracklayer.store.failure import failure_of_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

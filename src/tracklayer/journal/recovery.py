@@ -21,7 +21,6 @@ from tracklayer.forking import importing
 from tracklayer.identity import workflow_run_key
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.folder import JournalFolder
-from tracklayer.journal.judging import is_of_one
 from tracklayer.journal.lanes import FILES, MODEL
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.notes import Begun
@@ -29,6 +28,7 @@ from tracklayer.journal.operations import Begin, Close, End, GivenOut, LeftOpen
 from tracklayer.journal.progress import TWICE
 from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.parent import settle_parents
+from tracklayer.store.failure import is_of_one
 from tracklayer.twins import trash_twins
 
 if TYPE_CHECKING:

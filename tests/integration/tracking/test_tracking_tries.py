@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import tracklayer
 from harness.lookup import get
 from harness.process import wait_for
+from harness.proxy import Answer
 from tracklayer import RunContext, TaskRun, hookimpl, registry
 from tracklayer.backend import open_backend
 from tracklayer.closing import give_up
@@ -238,6 +240,37 @@ def test_what_is_told_of_one_that_had_not_said_so(store: Store, at: Callable[...
     ends = [get(store, run.run_id) for run in (unsaid, own, other)]
     assert [run.status for run in ends] == ["FAILED", "FINISHED", "KILLED"]
     assert [run.tags.get(OUTCOME_TAG) for run in ends] == [None, None, LEFT_OPEN]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_run_that_may_not_be_ended_keeps_no_other_open(
+    mlflow_server: MlflowServer,
+    proxy_before: Callable[[str], RecordingProxy],
+    at: Callable[..., RunContext],
+    status: int,
+) -> None:
+    """Another team's experiment, say, of which whoever ends the workflow run may only read the runs; or it is gone."""
+    codes = {403: "PERMISSION_DENIED", 404: "RESOURCE_DOES_NOT_EXIST"}
+    proxy = proxy_before(mlflow_server.uri)
+    settings = Settings(tracking_uri=proxy.uri, patience=20.0, timeout=30.0)
+    runs = [tracklayer.tracking.open_stage(context=at(task), settings=settings) for task in ("one", "theirs", "two")]
+    for run in runs:
+        run.end("RUNNING")
+    theirs = runs[1].run_id or ""
+
+    def answer(handler: Any) -> Answer:
+        if theirs in handler.body.decode(errors="replace"):
+            return Answer(status, json.dumps({"error_code": codes[status], "message": "not this one"}).encode())
+        forwarded: Answer = handler.forwarded()
+        return forwarded
+
+    proxy.fault(answer, "runs/log-batch", 1_000)
+    proxy.fault(answer, "runs/update", 1_000)
+    close_workflow_run(at("one"), "FAILED", settings=settings)
+    store = open_store(mlflow_server.uri, connect_timeout=5, timeout=30)
+    assert runs[0].parent
+    ends = [get(store, run_id).status for run_id in (*(run.run_id for run in runs), runs[0].parent.run_id)]
+    assert ends == ["KILLED", "RUNNING", "KILLED", "FAILED"]
 
 
 def test_one_that_was_to_end_elsewhere_and_comes_back_ends_by_itself(
