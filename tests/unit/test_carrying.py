@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import re
 import tarfile
 import tempfile
 from contextlib import contextmanager
@@ -10,17 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.journal import MIB, everything, header, point, steps
-from tracklayer.journal.carrying import CarryingError, carried, carry, fetched, unpack
+from harness.journal import MIB, NOON, everything, header, point, steps
+from tracklayer.journal.carrying import CarryingError, LocalShelf, carried, carry, contents, fetched, unpack
 from tracklayer.journal.departure import depart
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.folder import JournalFolder, is_settled
+from tracklayer.journal.inheritance import carry_away
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, Named
 from tracklayer.journal.refusals import refusals
+from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 MB = 1_000_000
@@ -112,6 +116,34 @@ class TestMemory:
         assert not depart(journal, None)
         assert warnings(caplog) == []
         journal.close(remove=True)
+
+    @pytest.mark.parametrize("by_another", [False, True])
+    def test_what_was_refused_does_not_take_the_place_of_all_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_another: bool
+    ) -> None:
+        """A process that is in the middle of a request carries its journal, and leaves it; somebody delivers that first."""
+        settings, place = Settings(journal=str(tmp_path / "journals")), tmp_path / "bucket"
+        monkeypatch.setattr("tracklayer.journal.inheritance.socket.gethostname", lambda: header().host)
+        journal = LiveJournal(JournalFolder(tmp_path / "journals"), header(), limit=MIB)
+        journal.append(point(0))
+        journal.progress.refuse("metric", "a", "loss", "x", "no number")
+        assert depart(journal, str(place))
+        journal.close(remove=True)
+        if by_another:
+            monkeypatch.setattr("tracklayer.journal.carrying._local", lambda _: None)
+        assert carry_away(settings, f"file://{place}" if by_another else str(place), since=NOON) == []
+        monkeypatch.undo()
+        [stub] = JournalFolder(tmp_path / "journals").paths()
+        assert is_settled(stub)
+        with from_there(place) as left:
+            assert steps(everything(left)) == [0]
+        [packed] = place.iterdir()
+        packed.unlink()
+        monkeypatch.setattr("tracklayer.journal.inheritance.socket.gethostname", lambda: header().host)
+        assert carry_away(settings, str(place), since=NOON) == [packed.name], "there is nothing that it could replace"
+        assert JournalFolder(tmp_path / "journals").paths() == []
+        with from_there(place) as left:
+            assert [refusal.key for refusal in refusals(left.path)] == ["loss"]
 
     def test_what_is_on_the_disk_and_cannot_be_carried_is_not_lost(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -107,15 +107,16 @@ class LeftJournal:
     def thin(self, before: int, waiting: frozenset[str]) -> None:
         """It does not grow any more: nothing is done."""
 
-    def close(self, *, remove: bool) -> None:
+    def close(self, *, remove: bool, keep_refused: bool = True) -> None:
         """Let others have it.
 
         Args:
-            remove: everything is delivered: the folder goes; of one with refused values those are kept.
+            remove: everything is delivered, or elsewhere: the folder goes.
+            keep_refused: of a folder that goes the values stay that the server refused; False if they are elsewhere, too.
         """
         self.progress.close()
         if remove:
-            discard(self.path, keep_refused=self.progress.refused > 0)
+            discard(self.path, keep_refused=keep_refused and self.progress.refused > 0)
         self._held.release()
 
     def _release(self, position: int) -> None:
