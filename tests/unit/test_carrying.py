@@ -169,6 +169,39 @@ class TestMemory:
         assert len(carried(str(tmp_path / "bucket"))) == 1
 
 
+@pytest.mark.parametrize("is_carried", [False, True])
+def test_the_copy_of_a_refused_artifact_outlives_whoever_goes_on_with_the_journal(
+    tmp_path: Path, is_carried: bool
+) -> None:
+    """Its record is read again by each of them, as long as it is in a segment with something that waits."""
+    journal = LiveJournal(JournalFolder(tmp_path), header(), limit=MIB)
+    refused, taken = journal.keep(b"refused"), journal.keep(b"taken")
+    journal.append(Artifact("a", "refused.bin", refused))
+    journal.append(Artifact("a", "taken.bin", taken))
+    journal.append(point(0))
+    assert journal.path is not None
+    journal.progress.refuse("artifact", "a", "refused.bin", refused, "too large")
+    journal.close(remove=False)
+
+    def deliver_what_does_not_wait(left: LeftJournal) -> None:
+        *_, artifact, _ = left.read(0)
+        left.progress.advance(artifact.next)
+        copies = {copy.name: copy.read_bytes() for copy in left.path.glob("files/*")}
+        assert copies == {refused: b"refused"}
+
+    if is_carried:
+        carry(journal.path.name, contents(journal.path), str(tmp_path / "bucket"))
+        with from_there(tmp_path / "bucket") as left:
+            deliver_what_does_not_wait(left)
+        return
+    for remove in (False, True):
+        other = LeftJournal.take(journal.path)
+        assert other is not None
+        deliver_what_does_not_wait(other)
+        other.close(remove=remove)
+    assert (journal.path / "files" / refused).read_bytes() == b"refused"
+
+
 def packed(path: Path, sizes: dict[str, int]) -> Path:
     with tarfile.open(path, mode="w:gz") as archive:
         for name, size in sizes.items():

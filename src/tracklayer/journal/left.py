@@ -48,6 +48,8 @@ class LeftJournal:
         self._files = Files(path)
         self.end, self.died_at = last_record(segments) or (segments[0].start, header.started_at)
         self.progress = Progress(path, on_advance=self._release)
+        for copy in self.progress.refused_copies:  # by an earlier delivery; their records may still be there to be read
+            self.spare(copy)
 
     @classmethod
     def take(cls, path: Path) -> LeftJournal | None:
