@@ -202,6 +202,72 @@ def test_the_copy_of_a_refused_artifact_outlives_whoever_goes_on_with_the_journa
     assert (journal.path / "files" / refused).read_bytes() == b"refused"
 
 
+class TestWhatIsDelivered:
+    """A journal of which all is delivered, but for an artifact that the server refused."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        journal = LiveJournal(JournalFolder(tmp_path), header(), limit=MIB)
+        copy = journal.keep(b"refused")
+        journal.append(Artifact("a", "refused.bin", copy))
+        journal.append(point(0))
+        assert journal.path is not None
+        carry(journal.path.name, contents(journal.path), str(tmp_path / "bucket"))
+        journal.close(remove=True)
+        return tmp_path / "bucket"
+
+    def deliver(self, place: Path) -> tuple[int, Sequence[str]]:
+        """Deliver it; how much of it there was to be delivered, and what is kept in its place."""
+        [name] = carried(str(place))
+        with fetched(str(place), name) as (folder, fate):
+            left = LeftJournal.take(folder)
+            assert left is not None
+            delivered = left.progress.delivered
+            operations = everything(left, delivered) if delivered < left.end else []
+            for operation in operations:
+                if isinstance(operation, Artifact):
+                    left.spare(operation.file)
+                    left.progress.refuse("artifact", "a", operation.path, operation.file, "too large")
+            left.progress.advance(left.end)
+            left.close(remove=True)
+            fate.delivered = True
+        return len(operations), fate.kept
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+        put, names = LocalShelf.put, re.compile(what)
+
+        def full(shelf: LocalShelf, name: str, source: Path) -> None:
+            if names.search(name):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            put(shelf, name, source)
+
+        monkeypatch.setattr(LocalShelf, "put", full)
+
+    @pytest.mark.parametrize("what", [r"\.refused-", r"\.refused\.jsonl$"])
+    def test_it_is_not_delivered_again_although_what_was_refused_finds_no_room(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        [packed] = place.iterdir()
+        self.fail(monkeypatch, what)
+        for _ in range(2):
+            with pytest.raises(CarryingError, match="No space left"):
+                self.deliver(place)
+            assert packed.name in {path.name for path in place.iterdir()}
+        monkeypatch.undo()
+        again, kept = self.deliver(place)
+        assert again == 0
+        assert {path.name for path in place.iterdir()} == set(kept)
+        [copy] = [path for path in place.iterdir() if ".refused-" in path.name]
+        assert copy.read_bytes() == b"refused"
+
+    def test_it_is_told_if_it_can_be_neither_removed_nor_replaced(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fail(monkeypatch, r"\.refused|\.tar\.gz$")
+        with pytest.raises(CarryingError, match=r"tar\.gz is delivered, but .* remove it, or .* \(.*No space left"):
+            self.deliver(place)
+
+
 def packed(path: Path, sizes: dict[str, int]) -> Path:
     with tarfile.open(path, mode="w:gz") as archive:
         for name, size in sizes.items():

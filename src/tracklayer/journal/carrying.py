@@ -386,7 +386,8 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
         limit: bytes that it may have when it is unpacked.
 
     Raises:
-        CarryingError: somebody else delivers it, it cannot be read, or it cannot be put back.
+        CarryingError: somebody else delivers it, it cannot be read, it cannot be put back, or what the server refused of it
+            cannot be kept beside it.
     """
     place = shelf(url)
     with _fenced(url), claimed(place, name), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
@@ -398,12 +399,9 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
             yield folder, outcome
         finally:
             if outcome.delivered:
-                outcome.kept = _put_refused(place, name.removesuffix(SUFFIX), folder)
-                place.remove(name)
+                outcome.kept = _settle(place, url, name, folder)
         if not outcome.delivered and outcome.changed and folder.is_dir():
-            again = Path(temporary, "again")
-            pack(contents(folder), again)
-            place.put(name, again)
+            _put_back(place, name, folder)
 
 
 class Fetched:
@@ -419,6 +417,34 @@ class Fetched:
     delivered = False
     changed = False
     kept: Sequence[str] = ()
+
+
+def _settle(place: Shelf, url: str, name: str, folder: Path) -> Sequence[str]:
+    """Remove a journal that is delivered, once what the server refused of it is kept in its place; the names of that.
+
+    Where that cannot be done the journal stays, with nothing but that and how far it is delivered: in each round all of it
+    would be delivered again else, over what others have made of it since. Raises whatever was in the way.
+    """
+    try:
+        kept = _put_refused(place, name.removesuffix(SUFFIX), folder)
+        place.remove(name)
+    except Exception as error:
+        try:
+            if not folder.is_dir():
+                raise
+            _put_back(place, name, folder)
+        except Exception as worse:
+            told = f"{name} is delivered, but can be neither removed nor replaced: remove it, or it is delivered again"
+            raise CarryingError(f"{told} ({_told(url, worse)})") from error
+        raise
+    return kept
+
+
+def _put_back(place: Shelf, name: str, folder: Path) -> None:
+    """Let what is left of a fetched journal take the place of what it was."""
+    again = folder.with_name("again")
+    pack(contents(folder), again)
+    place.put(name, again)
 
 
 def _put_refused(place: Shelf, journal: str, folder: Path) -> Sequence[str]:
@@ -446,7 +472,10 @@ def _fenced(url: str) -> Iterator[None]:
     except Claimed as error:
         raise CarryingError(f"{without_credentials(url)}: {error}") from None
     except Exception as error:
-        # What a storage library says may hold a signed URL; of local files it is worth knowing.
-        plain = isinstance(error, OSError) and (error.filename or _local(url) is not None)
-        told = str(error) if plain else type(error).__name__
-        raise CarryingError(f"{without_credentials(url)}: {told}") from error
+        raise CarryingError(f"{without_credentials(url)}: {_told(url, error)}") from error
+
+
+def _told(url: str, error: Exception) -> str:
+    """What went wrong. What a storage library says may hold a signed URL; of local files it is worth knowing."""
+    plain = isinstance(error, OSError) and (error.filename or _local(url) is not None)
+    return str(error) if plain else type(error).__name__
