@@ -18,7 +18,7 @@ from tracklayer.interruption import let_through
 from tracklayer.journal.folder import JournalFolder, is_settled
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.lock import Lock
-from tracklayer.journal.recovery import Recovery
+from tracklayer.journal.recovery import recovered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,10 @@ def inherit(backend: Backend, settings: Settings, *, since: int, limit: float) -
         limit: seconds for it at most, as far as a single request allows.
 
     Returns:
-        False if something is left, because the server is away or time is over.
+        False if something is left, because the server is away, time is over, or a journal cannot be read.
     """
     deadline = time.monotonic() + limit
+    whole = True
     for path in left_since(settings, since):
         if time.monotonic() > deadline:
             return False
@@ -53,9 +54,15 @@ def inherit(backend: Backend, settings: Settings, *, since: int, limit: float) -
             continue
         if not (_is_here(journal, since) and journal.header.tracking_uri == backend.store.uri):
             journal.close(remove=False)
-        elif not _delivered(Recovery(journal, backend, settings), deadline):
-            return False
-    return True
+            continue
+        try:
+            if not _delivered(journal, backend, settings, deadline):
+                return False
+        except Exception as error:  # whatever is wrong with one journal, the next ones are delivered
+            let_through(error)
+            log.warning("tracking: the journal %s cannot be delivered: %s", path, error, exc_info=error)
+            whole = False
+    return whole
 
 
 def left_since(settings: Settings, since: int) -> Iterator[Path]:
@@ -72,16 +79,15 @@ def _is_here(journal: LeftJournal, since: int) -> bool:
     return journal.header.host == socket.gethostname() and journal.header.started_at >= since
 
 
-def _delivered(recovery: Recovery, deadline: float) -> bool:
+def _delivered(journal: LeftJournal, backend: Backend, settings: Settings, deadline: float) -> bool:
     try:
-        while recovery.step():
-            if time.monotonic() > deadline:
-                return False
+        with recovered(journal, backend, settings) as recovery:
+            while recovery.step():
+                if time.monotonic() > deadline:
+                    return False
     except StoreError as error:
         log.info("what a child process left is delivered later: %s", error)
         return False
-    finally:
-        recovery.finish()
     return True
 
 
