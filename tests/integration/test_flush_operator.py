@@ -208,15 +208,41 @@ def test_what_was_refused_leaves_with_the_disk(
     [letters] = place.iterdir()
     assert letters.name == f"{packed.name.removesuffix(SUFFIX)}.refused.jsonl"
     assert json.loads(letters.read_text())["key"] == "no//such"
+    assert paths(settings) == [], "it is there"
     story(settings, f"{name}-2", "flush")
-    assert len(carry_away(settings, str(place), since=since)) == 2, (
-        "the one that was refused something, and the child's"
-    )
+    assert len(carry_away(settings, str(place), since=since)) == 1
     assert flush("--from", str(place), "--tracking-uri", proxy.uri).code == 0
     experiment = backend.store.get_experiment_by_name(f"{name}-2")
     assert experiment
     found = backend.store.search_runs([experiment.experiment_id])
     assert {run.name: run.status for run in found} == {"r1": "RUNNING", "train": "KILLED", "fold": "KILLED"}
+
+
+def test_what_was_refused_does_not_take_the_place_of_what_is_left(
+    settings: Settings, proxy: RecordingProxy, name: str, flush: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """As the supervisor of a Kubeflow task ends: it carries its own journal away, and then what is left on the disk."""
+    since = time.time_ns() // 1_000_000 - 1_000
+    place = str(tmp_path / "bucket")
+    backend = open_backend(settings)
+    assert backend
+    recorder = Recorder(backend, settings)
+    local = recorder.begin(opening_of(name), wait=20).ref.run_id
+    recorder.append(Log(local, params={"no//such": "key"}))
+    assert recorder.flush()
+    assert recorder.refused == 1
+    with proxy.refused():
+        recorder.append(Log(local, params={"lr": "0.1"}))
+        recorder.append(End(local, "FINISHED", ENDED))
+        assert not recorder.close(carry=place)
+        assert carry_away(settings, place, since=since) == []
+    assert paths(settings) == []
+    done = flush("--from", place, "--tracking-uri", proxy.uri)
+    assert (done.code, done.out) == (0, "1 journal delivered.\n"), done.err
+    [letters] = Path(place).iterdir()
+    assert json.loads(letters.read_text())["key"] == "no//such"
+    run = backend.store.get_run(recorder.resolve(local) or "")
+    assert (run.status, run.params) == ("FINISHED", {"lr": "0.1"})
 
 
 def send_again(journal: Path, settings: Settings, run_id: str) -> None:

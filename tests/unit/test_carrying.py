@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import re
 import tarfile
 import tempfile
 from contextlib import contextmanager
@@ -10,17 +12,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.journal import MIB, everything, header, point, steps
-from tracklayer.journal.carrying import CarryingError, carried, carry, fetched, unpack
+from harness.journal import MIB, NOON, everything, header, point, steps
+from tracklayer.journal.carrying import CarryingError, LocalShelf, carried, carry, contents, fetched, unpack
 from tracklayer.journal.departure import depart
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.folder import JournalFolder, is_settled
+from tracklayer.journal.inheritance import carry_away
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, Named
 from tracklayer.journal.refusals import refusals
+from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 MB = 1_000_000
@@ -113,6 +117,34 @@ class TestMemory:
         assert warnings(caplog) == []
         journal.close(remove=True)
 
+    @pytest.mark.parametrize("by_another", [False, True])
+    def test_what_was_refused_does_not_take_the_place_of_all_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_another: bool
+    ) -> None:
+        """A process that is in the middle of a request carries its journal, and leaves it; somebody delivers that first."""
+        settings, place = Settings(journal=str(tmp_path / "journals")), tmp_path / "bucket"
+        monkeypatch.setattr("tracklayer.journal.inheritance.socket.gethostname", lambda: header().host)
+        journal = LiveJournal(JournalFolder(tmp_path / "journals"), header(), limit=MIB)
+        journal.append(point(0))
+        journal.progress.refuse("metric", "a", "loss", "x", "no number")
+        assert depart(journal, str(place))
+        journal.close(remove=True)
+        if by_another:
+            monkeypatch.setattr("tracklayer.journal.carrying._local", lambda _: None)
+        assert carry_away(settings, f"file://{place}" if by_another else str(place), since=NOON) == []
+        monkeypatch.undo()
+        [stub] = JournalFolder(tmp_path / "journals").paths()
+        assert is_settled(stub)
+        with from_there(place) as left:
+            assert steps(everything(left)) == [0]
+        [packed] = place.iterdir()
+        packed.unlink()
+        monkeypatch.setattr("tracklayer.journal.inheritance.socket.gethostname", lambda: header().host)
+        assert carry_away(settings, str(place), since=NOON) == [packed.name], "there is nothing that it could replace"
+        assert JournalFolder(tmp_path / "journals").paths() == []
+        with from_there(place) as left:
+            assert [refusal.key for refusal in refusals(left.path)] == ["loss"]
+
     def test_what_is_on_the_disk_and_cannot_be_carried_is_not_lost(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -135,6 +167,105 @@ class TestMemory:
             carry("20261121T000000Z-host-1-00000000", {"progress": bytes(2_001)}, str(tmp_path / "bucket"))
         carry("20261121T000000Z-host-1-00000000", {"progress": bytes(1_000)}, str(tmp_path / "bucket"))
         assert len(carried(str(tmp_path / "bucket"))) == 1
+
+
+@pytest.mark.parametrize("is_carried", [False, True])
+def test_the_copy_of_a_refused_artifact_outlives_whoever_goes_on_with_the_journal(
+    tmp_path: Path, is_carried: bool
+) -> None:
+    """Its record is read again by each of them, as long as it is in a segment with something that waits."""
+    journal = LiveJournal(JournalFolder(tmp_path), header(), limit=MIB)
+    refused, taken = journal.keep(b"refused"), journal.keep(b"taken")
+    journal.append(Artifact("a", "refused.bin", refused))
+    journal.append(Artifact("a", "taken.bin", taken))
+    journal.append(point(0))
+    assert journal.path is not None
+    journal.progress.refuse("artifact", "a", "refused.bin", refused, "too large")
+    journal.close(remove=False)
+
+    def deliver_what_does_not_wait(left: LeftJournal) -> None:
+        *_, artifact, _ = left.read(0)
+        left.progress.advance(artifact.next)
+        copies = {copy.name: copy.read_bytes() for copy in left.path.glob("files/*")}
+        assert copies == {refused: b"refused"}
+
+    if is_carried:
+        carry(journal.path.name, contents(journal.path), str(tmp_path / "bucket"))
+        with from_there(tmp_path / "bucket") as left:
+            deliver_what_does_not_wait(left)
+        return
+    for remove in (False, True):
+        other = LeftJournal.take(journal.path)
+        assert other is not None
+        deliver_what_does_not_wait(other)
+        other.close(remove=remove)
+    assert (journal.path / "files" / refused).read_bytes() == b"refused"
+
+
+class TestWhatIsDelivered:
+    """A journal of which all is delivered, but for an artifact that the server refused."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        journal = LiveJournal(JournalFolder(tmp_path), header(), limit=MIB)
+        copy = journal.keep(b"refused")
+        journal.append(Artifact("a", "refused.bin", copy))
+        journal.append(point(0))
+        assert journal.path is not None
+        carry(journal.path.name, contents(journal.path), str(tmp_path / "bucket"))
+        journal.close(remove=True)
+        return tmp_path / "bucket"
+
+    def deliver(self, place: Path) -> tuple[int, Sequence[str]]:
+        """Deliver it; how much of it there was to be delivered, and what is kept in its place."""
+        [name] = carried(str(place))
+        with fetched(str(place), name) as (folder, fate):
+            left = LeftJournal.take(folder)
+            assert left is not None
+            delivered = left.progress.delivered
+            operations = everything(left, delivered) if delivered < left.end else []
+            for operation in operations:
+                if isinstance(operation, Artifact):
+                    left.spare(operation.file)
+                    left.progress.refuse("artifact", "a", operation.path, operation.file, "too large")
+            left.progress.advance(left.end)
+            left.close(remove=True)
+            fate.delivered = True
+        return len(operations), fate.kept
+
+    def fail(self, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+        put, names = LocalShelf.put, re.compile(what)
+
+        def full(shelf: LocalShelf, name: str, source: Path) -> None:
+            if names.search(name):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            put(shelf, name, source)
+
+        monkeypatch.setattr(LocalShelf, "put", full)
+
+    @pytest.mark.parametrize("what", [r"\.refused-", r"\.refused\.jsonl$"])
+    def test_it_is_not_delivered_again_although_what_was_refused_finds_no_room(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        [packed] = place.iterdir()
+        self.fail(monkeypatch, what)
+        for _ in range(2):
+            with pytest.raises(CarryingError, match="No space left"):
+                self.deliver(place)
+            assert packed.name in {path.name for path in place.iterdir()}
+        monkeypatch.undo()
+        again, kept = self.deliver(place)
+        assert again == 0
+        assert {path.name for path in place.iterdir()} == set(kept)
+        [copy] = [path for path in place.iterdir() if ".refused-" in path.name]
+        assert copy.read_bytes() == b"refused"
+
+    def test_it_is_told_if_it_can_be_neither_removed_nor_replaced(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.fail(monkeypatch, r"\.refused|\.tar\.gz$")
+        with pytest.raises(CarryingError, match=r"tar\.gz is delivered, but .* remove it, or .* \(.*No space left"):
+            self.deliver(place)
 
 
 def packed(path: Path, sizes: dict[str, int]) -> Path:

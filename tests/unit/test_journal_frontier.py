@@ -16,10 +16,12 @@ from tracklayer.journal.holding import Holds
 from tracklayer.journal.judging import Judge
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
-from tracklayer.journal.operations import Header, Rename
+from tracklayer.journal.operations import End, Header, Named, Rename
 from tracklayer.journal.parcels import Parcels
 from tracklayer.journal.progress import Progress
+from tracklayer.journal.recovery import Recovery
 from tracklayer.journal.second_look import SecondLook
+from tracklayer.provisional import provisional_id
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from tracklayer.journal.courier import Courier
     from tracklayer.journal.readable import Journal
 
-A, B = "a" * 32, "b" * 32
+A, B, C = "a" * 32, "b" * 32, "c" * 32
 
 
 class Names:
@@ -134,9 +136,10 @@ def test_what_waits_still_is_tried_by_each_and_passed_over_in_what_is_new(journa
 
 def test_a_run_that_waited_is_told_from_the_others_until_nothing_of_it_is_open(tmp_path: Path) -> None:
     progress, holds, parcels = Progress(tmp_path), Holds(), Parcels()
-    courier = SimpleNamespace(doubt=(A, "a link"))
+    courier: Any = SimpleNamespace(doubt=(A, "a link"), resume=lambda: None)
+    courier.in_doubt = lambda _: courier.doubt is not None
     courier.look_again = lambda: setattr(courier, "doubt", None)
-    second_look = SecondLook(cast("Courier", courier), cast("Judge", None), cast("Any", None))
+    second_look = SecondLook(cast("Courier", courier), Judge(cast("Any", None), progress, recovering=True))
     journal = cast("Journal", SimpleNamespace(progress=progress, thin=lambda before, waiting: None))
     frontier = Frontier(journal, holds, parcels, second_look)
 
@@ -158,10 +161,10 @@ def test_a_run_that_waited_is_told_from_the_others_until_nothing_of_it_is_open(t
     parcel = parcels.get(A)
     assert parcel
     parcels.sent(A, parcel, 1, whole=True)
-    second_look.after(A, 20)
-    second_look.after("files:a", 15)
+    second_look.after(A, 20, A)
+    second_look.after("files:a", 15, A)
     holds.release(A)
-    second_look.after(B, 120)
+    second_look.after(B, 120, B)
     assert noted(200) == (20, 120, {A: 20}), "it is to be looked at again"
     second_look.take()
     assert noted(200) == (200, 200, {})
@@ -177,13 +180,16 @@ def test_what_is_looked_at_again_later_holds_up_no_other(tmp_path: Path) -> None
     def fail() -> None:
         raise error
 
-    courier = cast("Courier", SimpleNamespace(doubt=(B, "a link"), look_again=fail))
+    told = {"look_again": fail, "postpone": lambda: None, "resume": lambda: None, "in_doubt": lambda run: run == B}
+    courier = cast("Courier", SimpleNamespace(doubt=(B, "a link"), **told))
     store = cast("Any", SimpleNamespace(ping=lambda: None, log_batch=lambda *_, **__: None))
-    second_look = SecondLook(courier, Judge(store, progress, recovering=True), store)
+    second_look = SecondLook(courier, Judge(store, progress, recovering=True))
     thinned: list[int] = []
     journal = cast("Journal", SimpleNamespace(progress=progress, thin=lambda before, _: thinned.append(before)))
     frontier = Frontier(journal, holds, parcels, second_look)
-    second_look.after(B, 120)
+    second_look.after(B, 120, B)
+    second_look.after(A, 50, A)
+    second_look.after("close:flights", 60, None)
     assert (frontier.delivered(200), frontier.settled(200)) == (120, 120)
     second_look.take()
     assert (frontier.delivered(200), frontier.settled(200)) == (120, 200)
@@ -193,3 +199,63 @@ def test_what_is_looked_at_again_later_holds_up_no_other(tmp_path: Path) -> None
     assert (found.delivered, found.settled, dict(found.held)) == (120, 200, {A: 150, B: 120})
     assert thinned == [120], "what is to be looked at again stays in the journal"
     progress.close()
+
+
+class Ends(Names):
+    """One that also ends runs, and has something against one of them when it is looked at again.
+
+    Attributes:
+        error: that.
+        ended: how runs were ended.
+    """
+
+    def __init__(self, error: StoreUnavailable) -> None:
+        super().__init__()
+        self.error: StoreUnavailable | None = error
+        self.ended: list[tuple[str, str]] = []
+
+    def update_run(self, run_id: str, **changes: Any) -> None:
+        if "status" in changes:
+            self.ended.append((run_id, changes["status"]))
+        else:
+            super().update_run(run_id, **changes)
+
+    def get_run(self, run_id: str) -> Any:
+        if run_id == A and self.error is not None:
+            raise self.error
+        return SimpleNamespace(run_id=run_id, status="RUNNING", tags={}, deleted=False, start_time=1)
+
+    def log_batch(self, run_id: str, **_: Any) -> None:
+        """It takes whatever there is."""
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_a_late_end_that_cannot_be_looked_at_holds_up_no_other_run(journal: LiveJournal, internal: bool) -> None:
+    """What others have made of them since stays as it is, and what died is ended."""
+    error = StoreUnavailable("the server failed, or does not answer")
+    error.internal = internal
+    store, died = Ends(error), provisional_id()
+    backend = cast("Any", SimpleNamespace(store=store))
+    journal.progress.name(Named(died, C, "1"))
+    begun = journal.end
+    for operation in (End(A, "FINISHED", 1), Rename(B, "2"), End(B, "FINISHED", 1)):
+        journal.append(operation)
+    other = left(journal)
+
+    def recover(other: LeftJournal) -> bool:
+        recovery = Recovery(other, backend, Settings())
+        try:
+            while recovery.step():
+                pass
+        finally:
+            complete = recovery.finish()
+        return complete
+
+    assert not recover(other)
+    assert (store.taken, store.ended) == ([(B, "2")], [(A, "FINISHED"), (B, "FINISHED"), (C, "KILLED")])
+    progress = Progress(other.path, writable=False)
+    assert progress.held[A] == progress.delivered == begun
+    store.error = None
+    assert recover(taken(other.path))
+    assert store.taken == [(B, "2")]
+    assert store.ended[3:] == [(A, "FINISHED")]

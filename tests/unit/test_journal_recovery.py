@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from tracklayer.journal.recovery import Scavenger
+from tracklayer.journal.folder import JournalFolder
+from tracklayer.journal.inheritance import inherit
+from tracklayer.journal.left import LeftJournal
+from tracklayer.journal.live import LiveJournal
+from tracklayer.journal.operations import Header, Rename
+from tracklayer.journal.recovery import Scavenger, Survey
 from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,3 +42,33 @@ def test_the_end_of_a_process_waits_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 0.9 < time.monotonic() - before < 1.7
     assert scavenger.look() is None  # it is over
     over.set()
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_from_delivery_and_is_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[str] = []
+    store = SimpleNamespace(uri="memory:", update_run=lambda run_id, *, name: taken.append(f"{run_id[0]} {name}"))
+    folder, since = JournalFolder(tmp_path), 1_700_000_000_000
+    for number, run in enumerate("ab"):
+        header = Header(1, "memory:", socket.gethostname(), 1, since + number * 1_000)
+        journal = LiveJournal(folder, header, limit=1_048_576)
+        journal.append(Rename(run * 32, "name"))
+        journal.close(remove=False)
+    broken, _ = folder.paths()
+    of = Survey.of
+
+    def survey(journal: LeftJournal) -> Survey:
+        if journal.path == broken:
+            raise OSError(5, "Input/output error")
+        return of(journal)
+
+    monkeypatch.setattr(Survey, "of", survey)
+    backend = cast("Any", SimpleNamespace(store=store))
+    assert not inherit(backend, Settings(journal=str(tmp_path)), since=since, limit=30)
+    assert taken == ["b name"]
+    assert folder.paths() == [broken]
+    assert f"{broken} cannot be delivered: [Errno 5] Input/output error" in caplog.text
+    other = LeftJournal.take(broken)
+    assert other is not None, "nobody holds it"
+    other.close(remove=False)

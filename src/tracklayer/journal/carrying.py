@@ -45,6 +45,12 @@ PUTTING: Final = 60.0
 FAILED: Final = 3
 """Exit code of a process that could not do it, and said why."""
 
+THERE: Final = 4
+"""Exit code of a process that left one alone which was there already."""
+
+KEEP: Final = "keep"
+"""Tells that process to do so."""
+
 UNPACKED: Final = 8 * 1024**3
 """Bytes that a packed journal may have when it is unpacked. It comes from outside, and a few MB can be made to be many TB."""
 
@@ -190,16 +196,17 @@ def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def carry(journal: str, files: Contents, url: str) -> str:
+def carry(journal: str, files: Contents, url: str, *, replace: bool = True) -> str | None:
     """Pack a journal and put it into a folder.
 
     Args:
         journal: the name of its folder, whose lock whoever calls holds; where there is none, what it would be.
         files: what it consists of.
         url: the folder to put it into.
+        replace: also where one of this name is there already.
 
     Returns:
-        The name that it has there.
+        The name that it has there; None if it was not put there, because another is.
 
     Raises:
         CarryingError: it could not be put there; nothing is left of it.
@@ -207,11 +214,17 @@ def carry(journal: str, files: Contents, url: str) -> str:
     name = journal + SUFFIX
     place = _local(url)
     with _fenced(url), _packed(files) as packed:
-        if place is not None:
-            place.put(name, packed)
-        else:
-            _put_by_another(packed, name, url)
-    return name
+        done = (
+            _put(place, packed, name, replace=replace) if place else _put_by_another(packed, name, url, replace=replace)
+        )
+    return name if done else None
+
+
+def _put(place: Shelf, packed: Path, name: str, *, replace: bool) -> bool:
+    if not replace and name in place.names():
+        return False
+    place.put(name, packed)
+    return True
 
 
 @contextmanager
@@ -236,13 +249,13 @@ def _packed(files: Contents) -> Iterator[Path]:
         yield packed
 
 
-def _put_by_another(packed: Path, name: str, url: str) -> None:
+def _put_by_another(packed: Path, name: str, url: str, *, replace: bool) -> bool:
     """Let a process of its own do it: the libraries for far away need threads, which the end of a process has not."""
     script = f"import sys; from {__name__} import put; sys.exit(put(*sys.argv[1:]))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", script, str(packed), name, url],
+            [sys.executable, "-c", script, str(packed), name, url, *([] if replace else [KEEP])],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -252,20 +265,20 @@ def _put_by_another(packed: Path, name: str, url: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise CarryingError(f"{without_credentials(url)} took nothing within {PUTTING:.0f} s") from None
-    if done.returncode:
+    if done.returncode not in {0, THERE}:
         told = done.stderr.decode(errors="replace").strip().splitlines() if done.returncode == FAILED else []
         raise CarryingError(told[-1] if told else f"{without_credentials(url)}: exit code {done.returncode}")
+    return done.returncode == 0
 
 
-def put(packed: str, name: str, url: str) -> int:
+def put(packed: str, name: str, url: str, *options: str) -> int:
     """Put a packed journal into a folder; its exit code for a process that does nothing else."""
     try:
         with _fenced(url):
-            shelf(url).put(name, Path(packed))
+            return 0 if _put(shelf(url), Path(packed), name, replace=KEEP not in options) else THERE
     except CarryingError as error:
         sys.stderr.write(f"{error}\n")
         return FAILED
-    return 0
 
 
 def pack(files: Contents, target: Path) -> None:
@@ -373,7 +386,8 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
         limit: bytes that it may have when it is unpacked.
 
     Raises:
-        CarryingError: somebody else delivers it, it cannot be read, or it cannot be put back.
+        CarryingError: somebody else delivers it, it cannot be read, it cannot be put back, or what the server refused of it
+            cannot be kept beside it.
     """
     place = shelf(url)
     with _fenced(url), claimed(place, name), tempfile.TemporaryDirectory(prefix="tracklayer-") as temporary:
@@ -385,12 +399,9 @@ def fetched(url: str, name: str, *, limit: int = UNPACKED) -> Iterator[tuple[Pat
             yield folder, outcome
         finally:
             if outcome.delivered:
-                outcome.kept = _put_refused(place, name.removesuffix(SUFFIX), folder)
-                place.remove(name)
+                outcome.kept = _settle(place, url, name, folder)
         if not outcome.delivered and outcome.changed and folder.is_dir():
-            again = Path(temporary, "again")
-            pack(contents(folder), again)
-            place.put(name, again)
+            _put_back(place, name, folder)
 
 
 class Fetched:
@@ -406,6 +417,34 @@ class Fetched:
     delivered = False
     changed = False
     kept: Sequence[str] = ()
+
+
+def _settle(place: Shelf, url: str, name: str, folder: Path) -> Sequence[str]:
+    """Remove a journal that is delivered, once what the server refused of it is kept in its place; the names of that.
+
+    Where that cannot be done the journal stays, with nothing but that and how far it is delivered: in each round all of it
+    would be delivered again else, over what others have made of it since. Raises whatever was in the way.
+    """
+    try:
+        kept = _put_refused(place, name.removesuffix(SUFFIX), folder)
+        place.remove(name)
+    except Exception as error:
+        try:
+            if not folder.is_dir():
+                raise
+            _put_back(place, name, folder)
+        except Exception as worse:
+            told = f"{name} is delivered, but can be neither removed nor replaced: remove it, or it is delivered again"
+            raise CarryingError(f"{told} ({_told(url, worse)})") from error
+        raise
+    return kept
+
+
+def _put_back(place: Shelf, name: str, folder: Path) -> None:
+    """Let what is left of a fetched journal take the place of what it was."""
+    again = folder.with_name("again")
+    pack(contents(folder), again)
+    place.put(name, again)
 
 
 def _put_refused(place: Shelf, journal: str, folder: Path) -> Sequence[str]:
@@ -433,7 +472,10 @@ def _fenced(url: str) -> Iterator[None]:
     except Claimed as error:
         raise CarryingError(f"{without_credentials(url)}: {error}") from None
     except Exception as error:
-        # What a storage library says may hold a signed URL; of local files it is worth knowing.
-        plain = isinstance(error, OSError) and (error.filename or _local(url) is not None)
-        told = str(error) if plain else type(error).__name__
-        raise CarryingError(f"{without_credentials(url)}: {told}") from error
+        raise CarryingError(f"{without_credentials(url)}: {_told(url, error)}") from error
+
+
+def _told(url: str, error: Exception) -> str:
+    """What went wrong. What a storage library says may hold a signed URL; of local files it is worth knowing."""
+    plain = isinstance(error, OSError) and (error.filename or _local(url) is not None)
+    return str(error) if plain else type(error).__name__

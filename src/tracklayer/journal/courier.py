@@ -431,6 +431,10 @@ class Courier:
         """Links were written with ids that led nowhere when they were resolved: perhaps they do now."""
         self._linkage.sent(run_id, tags)
 
+    def in_doubt(self, run_id: str) -> bool:
+        """Whether a link of this run, or its end that came late, is to be looked at again."""
+        return self._linkage.in_doubt(run_id) or self.endings.in_doubt(run_id)
+
     @property
     def doubt(self) -> tuple[str, str] | None:
         """The link, or end that came late, which is to be looked at again next: its run, and what is told of it."""
@@ -442,6 +446,18 @@ class Courier:
             self._linkage.let_go()
         else:
             self.endings.let_go()
+
+    def postpone(self) -> None:
+        """Look at all others before that one: it comes back, behind them, with `resume`."""
+        if self._linkage.doubt is not None:
+            self._linkage.postpone()
+        else:
+            self.endings.postpone()
+
+    def resume(self) -> None:
+        """What was postponed is to be looked at again."""
+        self._linkage.resume()
+        self.endings.resume()
 
     def look_again(self) -> None:
         """Put right what others have made meanwhile of those links and ends. Raises StoreError, and may be repeated then."""

@@ -28,6 +28,7 @@ from tracklayer.journal.operations import (
     Register,
     Rename,
 )
+from tracklayer.journal.refusals import ARTIFACT
 from tracklayer.provisional import is_provisional
 from tracklayer.store.delivery import Refusal
 
@@ -195,7 +196,7 @@ _HOLDS: Final[Mapping[type, Callable[[Any], _Letters]]] = {
     ChangeModel: _of_model,
     Inputs: _of_inputs,
     Outputs: lambda made: [("output model", model, str(step)) for model, step in made.models],
-    Artifact: lambda artifact: [("artifact", artifact.path, artifact.file)],
+    Artifact: lambda artifact: [(ARTIFACT, artifact.path, artifact.file)],
     Begin: lambda begin: [("run", begin.opening.name, begin.opening.key)],
     Create: lambda create: [("run", create.name or "", create.id)],
     CreateModel: lambda create: [("model", create.name or "", create.id)],

@@ -135,7 +135,7 @@ class Delivery:
             on_refused=self._letters.keep,
         )
         self._judge = Judge(backend.store, journal.progress, recovering=recovering)
-        self._second_look = SecondLook(self._courier, self._judge, backend.store)
+        self._second_look = SecondLook(self._courier, self._judge)
         self._parcels = Parcels()
         self._gatherer = Gatherer(self._courier, self.identities, self._parcels, self._letters)
         self._holds = Holds()
@@ -262,7 +262,7 @@ class Delivery:
         """Gather the points of a run that is well and has some already, of how many records; 0 in any other case."""
         first = records[begin].operation
         run = first.run if type(first) is Log else ""
-        if not run or self._judge.troubles or run in self._dead or run in self._holds:
+        if not run or run in self._judge.troubles or run in self._dead or run in self._holds:
             return 0
         return self._parcels.take_points(run, records, begin)
 
@@ -293,7 +293,7 @@ class Delivery:
                     return
                 self._letters.tell(self._courier.resolve(operation.run))
             self._courier.perform(operation, record.at)
-            self._second_look.after(lane, record.position)
+            self._second_look.after(lane, record.position, self.identities.known(owner_of(operation)))
             self._judge.well(lane)
             self.requests += 1
 
@@ -368,7 +368,7 @@ class Delivery:
         self._judge.well(lane)
         self._letters.keep(parcel.run_id, refusals, tell=lane not in self._dead)
         self._courier.sent(parcel.run_id, parcel.links)
-        self._second_look.after(lane, begin)
+        self._second_look.after(lane, begin, parcel.run_id)
         return lane not in self._dead
 
     def _is_gone(self, run_id: str) -> bool:

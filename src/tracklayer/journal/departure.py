@@ -48,17 +48,20 @@ def depart(journal: LiveJournal, url: str | None) -> bool:
     return False
 
 
-def may_go(journal: LiveJournal, url: str | None, *, complete: bool) -> bool:
-    """See to what is left at the end, and, where the disk goes away, to what was refused; whether the journal may be removed.
+def close(journal: LiveJournal, url: str | None, *, complete: bool, end: int) -> None:
+    """See to what is left at the end, and, where the disk goes away, to what was refused; then close the journal.
 
     Args:
         journal: the journal.
         url: the folder to which what is left is carried; None if it is to stay where it is.
         complete: whether all of it is delivered.
+        end: the position up to which that is so.
     """
-    if complete and (url is None or not journal.progress.refused):
-        return True
-    return depart(journal, url) or complete
+    gone = False
+    if not complete or (url is not None and journal.progress.refused):
+        gone = depart(journal, url)
+    # What was refused is in the copy, too. If it stayed here, it would go by the name of the whole.
+    journal.close(remove=complete or gone, end=end, keep_refused=not gone)
 
 
 def _carried(journal: LiveJournal, url: str) -> Exception | None:

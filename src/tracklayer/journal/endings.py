@@ -138,6 +138,10 @@ class Endings:
         if operation.status == "FINISHED":
             self._linkage.ended(operation.run, run_id)
 
+    def in_doubt(self, run_id: str) -> bool:
+        """Whether the end of this run came late, and is to be looked at again."""
+        return self._late.in_doubt(run_id)
+
     @property
     def unconfirmed(self) -> tuple[str, str] | None:
         """The end that came late and is to be looked at again next: its run, and its status."""
@@ -146,6 +150,14 @@ class Endings:
     def let_go(self) -> None:
         """Do not look at that one again."""
         self._late.let_go()
+
+    def postpone(self) -> None:
+        """Look at all others before that one."""
+        self._late.postpone()
+
+    def resume(self) -> None:
+        """What was postponed is to be looked at again, behind the others."""
+        self._late.resume()
 
     def confirm(self) -> None:
         """Everything is sent: put right what somebody has made meanwhile of runs whose ends came late."""

@@ -60,6 +60,7 @@ class Files:
         self._stored: set[str] = set()  # of those in memory the ones that the folder has, too
         self._recorded: dict[str, tuple[int, str, str]] = {}
         self._spared: set[str] = set()  # those that the server refused: they stay
+        self._sparing = 0  # bytes that these take
         self._lock = threading.RLock() if lock is None else lock
         if folder is not None:
             with contextlib.suppress(OSError), os.scandir(folder / FOLDER) as entries:
@@ -207,10 +208,10 @@ class Files:
             room: bytes that all of those may take; one beyond that goes as if it were delivered.
         """
         with self._lock:
-            taken = sum(self._sizes.get(other, 0) for other in self._spared)
             on_disk = name in self._sizes and (name not in self._memory or name in self._stored)
-            if name not in self._spared and on_disk and taken + self._sizes[name] <= room:
+            if name not in self._spared and on_disk and self._sparing + self._sizes[name] <= room:
                 self._spared.add(name)
+                self._sparing += self._sizes[name]
 
     def release(self, position: int) -> None:
         """Everything before `position` is delivered: the copies for it go. Raises OSError."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tracklayer.journal.files import FOLDER as FILES
 from tracklayer.journal.lock import Lock
 from tracklayer.journal.record import HEAD, head
-from tracklayer.journal.refusals import refusals
+from tracklayer.journal.refusals import ARTIFACT, refusals
 from tracklayer.journal.segments import FileSegment, header_of, load
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def discard(path: Path, *, keep_refused: bool, first: bytes = b"") -> None:
 
 
 def _shrink(path: Path, first: bytes) -> None:
-    kept = {refusal.value for refusal in refusals(path) if refusal.kind == "artifact"}
+    kept = {refusal.value for refusal in refusals(path) if refusal.kind == ARTIFACT}
     for copy in path.glob(f"{FILES}/*"):
         if copy.name not in kept:
             copy.unlink(missing_ok=True)

@@ -14,10 +14,11 @@ import time
 from typing import TYPE_CHECKING
 
 from tracklayer.exceptions import StoreError
-from tracklayer.journal.folder import JournalFolder
+from tracklayer.interruption import let_through
+from tracklayer.journal.folder import JournalFolder, is_settled
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.lock import Lock
-from tracklayer.journal.recovery import Recovery
+from tracklayer.journal.recovery import recovered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,20 +42,27 @@ def inherit(backend: Backend, settings: Settings, *, since: int, limit: float) -
         limit: seconds for it at most, as far as a single request allows.
 
     Returns:
-        False if something is left, because the server is away or time is over.
+        False if something is left, because the server is away, time is over, or a journal cannot be read.
     """
     deadline = time.monotonic() + limit
+    whole = True
     for path in left_since(settings, since):
         if time.monotonic() > deadline:
             return False
         journal = LeftJournal.take(path)
         if journal is None:
             continue
-        if not _is_of(journal, backend, since):
+        if not (_is_here(journal, since) and journal.header.tracking_uri == backend.store.uri):
             journal.close(remove=False)
-        elif not _delivered(Recovery(journal, backend, settings), deadline):
-            return False
-    return True
+            continue
+        try:
+            if not _delivered(journal, backend, settings, deadline):
+                return False
+        except Exception as error:  # whatever is wrong with one journal, the next ones are delivered
+            let_through(error)
+            log.warning("tracking: the journal %s cannot be delivered: %s", path, error, exc_info=error)
+            whole = False
+    return whole
 
 
 def left_since(settings: Settings, since: int) -> Iterator[Path]:
@@ -67,22 +75,19 @@ def left_since(settings: Settings, since: int) -> Iterator[Path]:
         yield from (path for path in folder.paths() if path.name >= first)
 
 
-def _is_of(journal: LeftJournal, backend: Backend, since: int) -> bool:
-    header = journal.header
-    here = header.host == socket.gethostname() and header.started_at >= since
-    return here and header.tracking_uri == backend.store.uri
+def _is_here(journal: LeftJournal, since: int) -> bool:
+    return journal.header.host == socket.gethostname() and journal.header.started_at >= since
 
 
-def _delivered(recovery: Recovery, deadline: float) -> bool:
+def _delivered(journal: LeftJournal, backend: Backend, settings: Settings, deadline: float) -> bool:
     try:
-        while recovery.step():
-            if time.monotonic() > deadline:
-                return False
+        with recovered(journal, backend, settings) as recovery:
+            while recovery.step():
+                if time.monotonic() > deadline:
+                    return False
     except StoreError as error:
         log.info("what a child process left is delivered later: %s", error)
         return False
-    finally:
-        recovery.finish()
     return True
 
 
@@ -117,12 +122,12 @@ def carry_away(settings: Settings, url: str, *, since: int) -> list[str]:
         if journal is None:
             _warn_of(path)
             continue
-        carried = False
+        carried: str | None = None
         try:
-            here = journal.header.host == socket.gethostname() and journal.header.started_at >= since
-            if here:  # also where only the ends of its runs are left, or what was refused
-                names.append(carry(path.name, contents(path), url))
-                carried = True
+            if _is_here(journal, since):  # also where only the ends of its runs are left, or what was refused
+                # Of one that is settled only that is left: it must not take the place of all of it.
+                carried = carry(path.name, contents(path), url, replace=not is_settled(path))
+                names += [carried] if carried else []
         finally:
-            journal.close(remove=carried)
+            journal.close(remove=carried is not None, keep_refused=False)
     return names

@@ -27,6 +27,7 @@ class Judge:
 
     Attributes:
         troubles: how often it failed lately, by lane.
+        recovering: whether nobody waits for the journal.
     """
 
     def __init__(self, store: Store, progress: Progress, *, recovering: bool) -> None:
@@ -39,9 +40,9 @@ class Judge:
                 at once whether it serves others.
         """
         self.troubles: dict[str, int] = {}
+        self.recovering = recovering
         self._store = store
         self._suspects = Suspects(progress)
-        self._tries = 1 if recovering else TRIES
         self._raised: StoreError | None = None
 
     def has_raised(self, error: StoreError) -> bool:
@@ -57,9 +58,15 @@ class Judge:
         """It did not fail."""
         self.troubles.pop(lane, None)
 
-    def tell_apart(self, lane: str, error: StoreError) -> None:
-        """Tell trouble with one run from trouble with the server: the latter is raised."""
-        tries = self._tries if is_internal(error) else TRIES
+    def tell_apart(self, lane: str, error: StoreError, *, at_once: bool = False) -> None:
+        """Tell trouble with one run from trouble with the server: the latter is raised.
+
+        Args:
+            lane: what failed.
+            error: what it failed with.
+            at_once: ask the server at the first failure whether it serves others.
+        """
+        tries = 1 if at_once or (self.recovering and is_internal(error)) else TRIES
         if self.count(lane) < tries and not lane.startswith(FILES) and not isinstance(error, AccessDenied):
             self._raised = error
             raise error

@@ -46,6 +46,7 @@ class LateEnds:
         self._ids = identities
         self._outcomes: dict[str, str] = {}
         self._ends: dict[str, RealEnd] = {}
+        self._postponed: dict[str, RealEnd] = {}
 
     def tagged(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags of a run are delivered: the outcome of its end may be among them."""
@@ -74,6 +75,10 @@ class LateEnds:
             self._store.log_batch(run_id, tags=tags)
             self._store.update_run(run_id, status=end.status, end_time=end.end_time)
 
+    def in_doubt(self, run_id: str) -> bool:
+        """Whether this run is to be looked at again."""
+        return run_id in self._ends
+
     @property
     def unconfirmed(self) -> tuple[str, str] | None:
         """The run that is to be looked at again next, and its status; None if there is none."""
@@ -82,6 +87,16 @@ class LateEnds:
     def let_go(self) -> None:
         """Do not look at that one again."""
         del self._ends[next(iter(self._ends))]
+
+    def postpone(self) -> None:
+        """Look at all others before that one."""
+        run_id = next(iter(self._ends))
+        self._postponed[run_id] = self._ends.pop(run_id)
+
+    def resume(self) -> None:
+        """What was postponed is to be looked at again, behind the others."""
+        self._ends |= self._postponed
+        self._postponed.clear()
 
     def confirm(self) -> None:
         """Right those that are marked as left open, or died, once. Raises StoreError.

@@ -48,6 +48,8 @@ class LeftJournal:
         self._files = Files(path)
         self.end, self.died_at = last_record(segments) or (segments[0].start, header.started_at)
         self.progress = Progress(path, on_advance=self._release)
+        for copy in self.progress.refused_copies:  # by an earlier delivery; their records may still be there to be read
+            self.spare(copy)
 
     @classmethod
     def take(cls, path: Path) -> LeftJournal | None:
@@ -107,15 +109,16 @@ class LeftJournal:
     def thin(self, before: int, waiting: frozenset[str]) -> None:
         """It does not grow any more: nothing is done."""
 
-    def close(self, *, remove: bool) -> None:
+    def close(self, *, remove: bool, keep_refused: bool = True) -> None:
         """Let others have it.
 
         Args:
-            remove: everything is delivered: the folder goes; of one with refused values those are kept.
+            remove: everything is delivered, or elsewhere: the folder goes.
+            keep_refused: of a folder that goes the values stay that the server refused; False if they are elsewhere, too.
         """
         self.progress.close()
         if remove:
-            discard(self.path, keep_refused=self.progress.refused > 0)
+            discard(self.path, keep_refused=keep_refused and self.progress.refused > 0)
         self._held.release()
 
     def _release(self, position: int) -> None:

@@ -54,7 +54,8 @@ class Linkage:
         self._ids = identities
         self._before = frozenset(identities.runs)
         self._derived: dict[str, list[str]] = {}
-        self._doubted: dict[tuple[str, str], None] = {}
+        self._doubted: dict[str, dict[str, None]] = {}  # by the run that has them, where the links lead to
+        self._postponed: list[tuple[str, str]] = []
         self._told: set[tuple[str, str]] = set()
 
     def sent(self, run_id: str, tags: Iterable[str]) -> None:
@@ -62,22 +63,45 @@ class Linkage:
         for key in tags:
             identifier = key.removeprefix(UPSTREAM_TAG)
             if key.startswith(UPSTREAM_TAG) and is_provisional(identifier):
-                self._doubted[run_id, identifier] = None
+                self._doubted.setdefault(run_id, {})[identifier] = None
+
+    def in_doubt(self, run_id: str) -> bool:
+        """Whether a link that this run has is to be looked at again."""
+        return run_id in self._doubted
 
     @property
     def doubt(self) -> tuple[str, str] | None:
         """The link that is to be looked at again next: the run that has it, and the id that it leads to."""
-        return next(iter(self._doubted), None)
+        return next(((run_id, next(iter(linked))) for run_id, linked in self._doubted.items()), None)
 
     def let_go(self) -> None:
         """Do not look at that one again."""
-        del self._doubted[next(iter(self._doubted))]
+        if (doubt := self.doubt) is not None:
+            self._settle(*doubt)
+
+    def postpone(self) -> None:
+        """Look at all others before that one."""
+        if (doubt := self.doubt) is not None:
+            self._settle(*doubt)
+            self._postponed.append(doubt)
+
+    def resume(self) -> None:
+        """What was postponed is to be looked at again, behind the others."""
+        for run_id, identifier in self._postponed:
+            self._doubted.setdefault(run_id, {})[identifier] = None
+        self._postponed.clear()
+
+    def _settle(self, run_id: str, identifier: str) -> None:
+        linked = self._doubted.get(run_id, {})
+        linked.pop(identifier, None)
+        if not linked:
+            self._doubted.pop(run_id, None)
 
     def look_again(self) -> None:
         """See to the links that were sent: perhaps they lead somewhere now."""
         while (doubt := self.doubt) is not None:
             self._attempt(*doubt, partial(self._look_again_for, *doubt))
-            self._doubted.pop(doubt, None)
+            self._settle(*doubt)
 
     def _attempt(self, consumer: str, linked: str, write: Callable[[], object]) -> None:
         """Write a link, if that can be done; that it cannot is told once. Raises StoreError if it is to be tried again.

@@ -266,13 +266,14 @@ class LiveJournal:
             if not self._closed:  # else its files may be gone
                 self._rounds.done(self._filling()[0])
 
-    def close(self, *, remove: bool, end: int | None = None) -> None:
+    def close(self, *, remove: bool, end: int | None = None, keep_refused: bool = True) -> None:
         """Write no more, and let others deliver what is left.
 
         Args:
-            remove: everything is delivered: the folder goes; of one with refused values those are kept.
+            remove: everything is delivered, or elsewhere: the folder goes.
             end: the position up to which that is so; if another thread has added something since, nothing is removed.
                 None for all of it, whatever that is.
+            keep_refused: of a folder that goes the values stay that the server refused; False if they are elsewhere, too.
         """
         with self._lock:
             if self._closed:
@@ -286,7 +287,7 @@ class LiveJournal:
             self._chain.close()
             if remove and self.path is not None:
                 first = pack(self.header, self.header.started_at)
-                discard(self.path, keep_refused=self.progress.refused > 0, first=first)
+                discard(self.path, keep_refused=keep_refused and self.progress.refused > 0, first=first)
             if self._held is not None:
                 self._held.release()
 

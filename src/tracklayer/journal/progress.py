@@ -211,6 +211,11 @@ class Progress:
         """The runs and models of which values were refused, by whoever delivered this journal."""
         return list(self._refusals.counts)
 
+    @property
+    def refused_copies(self) -> set[str]:
+        """Names of the copies of refused artifacts: of some there was no room for the copy to stay."""
+        return self._refusals.copies
+
     def reasons(self, run: str, limit: int) -> list[str]:
         """What was refused of a run, in words, as far as it is written down: the first of it."""
         with self._lock:

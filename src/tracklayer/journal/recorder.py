@@ -16,8 +16,8 @@ from tracklayer.creation import provisionally
 from tracklayer.exceptions import NotFound, Refused, StoreError, StoreUnavailable
 from tracklayer.forking import importing
 from tracklayer.interruption import let_through
+from tracklayer.journal import departure
 from tracklayer.journal.delivery import Delivery
-from tracklayer.journal.departure import depart, may_go
 from tracklayer.journal.failures import JournalClosed, JournalFull
 from tracklayer.journal.heading import heading
 from tracklayer.journal.live import open_journal
@@ -364,9 +364,9 @@ class Recorder:
         if not stopped:
             # It is in the middle of a request: the lock goes with the process, not before. A copy can leave all the
             # same: if the request still succeeds, whoever delivers the copy finds what it has done.
-            depart(self._journal, url)
+            departure.depart(self._journal, url)
             return False
-        self._journal.close(remove=may_go(self._journal, url, complete=complete), end=end)
+        departure.close(self._journal, url, complete=complete, end=end)
         return complete
 
     def discard(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -214,6 +215,27 @@ class Recovery:
         return run in self._survey.ended
 
 
+@contextmanager
+def recovered(journal: LeftJournal, backend: Backend, settings: Settings) -> Iterator[Recovery]:
+    """Deliver a journal while this is entered, and let go of it at the end, also if it cannot even be read.
+
+    Args:
+        journal: taken, as for `Recovery`.
+        backend: the back end that it is for.
+        settings: those of whoever delivers.
+    """
+    try:
+        recovery = Recovery(journal, backend, settings)
+    except BaseException:
+        journal.close(remove=False)
+        raise
+    try:
+        yield recovery
+    finally:
+        if recovery.finish():
+            log.info("what a process had left behind is delivered: %s", journal.path.name)
+
+
 def settings_of(journal: LeftJournal, settings: Settings) -> Settings:
     """The settings with which a journal is delivered: the names and templates of whoever wrote it."""
     known: dict[str, Any] = {
@@ -296,19 +318,13 @@ class Scavenger:
             log.warning("tracking: delivering what was left behind failed: %s", error, exc_info=error)
 
     def _deliver(self, journal: LeftJournal) -> None:
-        recovery: Recovery | None = None
         try:
-            recovery = Recovery(journal, self._backend, self._settings)
-            while recovery.step() and not self._stopping.is_set():
-                while self._busy() and not self._stopping.wait(0.05):
-                    pass
+            with recovered(journal, self._backend, self._settings) as recovery:
+                while recovery.step() and not self._stopping.is_set():
+                    while self._busy() and not self._stopping.wait(0.05):
+                        pass
         except StoreError as error:
             log.info("what is left in %s is delivered later: %s", journal.path, error)
-        finally:
-            if recovery is None:
-                journal.close(remove=False)
-            elif recovery.finish():
-                log.info("what a process had left behind is delivered: %s", journal.path.name)
 
 
 def left_behind(settings: Settings, tracking_uri: str | None = None) -> Iterator[Path]:

@@ -30,6 +30,9 @@ _KNOWN: Final = 100_000
 LIMIT: Final = 16 * 1024 * 1024
 """Bytes from which on refused values are counted and not written down any more."""
 
+ARTIFACT: Final = "artifact"
+"""Kind of a line about an artifact, the value of which is the name of its copy."""
+
 MORE: Final = "more"
 """Kind of a line that only says how many there were that are not written down."""
 
@@ -73,6 +76,7 @@ class Refusals:
     Attributes:
         count: how many there are.
         counts: how many there are of each run.
+        copies: names of the copies of artifacts among them.
     """
 
     def __init__(self, folder: Path | None, *, writable: bool, durable: bool) -> None:
@@ -85,6 +89,7 @@ class Refusals:
         """
         self.count = 0
         self.counts: dict[str, int] = {}
+        self.copies: set[str] = set()
         self._folder = folder
         self._writable = writable
         self._durable = durable
@@ -163,6 +168,8 @@ class Refusals:
             self._known.add(known)
         self.count += 1
         self.counts[refusal.run] = self.counts.get(refusal.run, 0) + 1
+        if refusal.kind == ARTIFACT and refusal.value:
+            self.copies.add(refusal.value)
         return True
 
     def _write(self) -> None:
