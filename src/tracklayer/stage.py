@@ -12,7 +12,13 @@ from tracklayer import dispatch, registry
 from tracklayer.announcing import announce, announce_run
 from tracklayer.backend import open_backend, page_url
 from tracklayer.context import Link, RunContext, RunRef, Status, Token, Upstream
-from tracklayer.current import ATTACH_VARIABLE, PARENT_VARIABLE, refresh_environment, subprocess_environment
+from tracklayer.current import (
+    ATTACH_VARIABLE,
+    PARENT_VARIABLE,
+    being_opened,
+    refresh_environment,
+    subprocess_environment,
+)
 from tracklayer.datasets import dataset_of
 from tracklayer.description import compose
 from tracklayer.ending import RealEnd
@@ -284,7 +290,8 @@ class StageRun(RunLog):
             refresh_environment()
             if self.context.task_run is not None:  # those of a workflow run are logged by whoever makes its parent
                 self.log_params(preparation.params)
-            announce(preparation, opened, self._plugins)
+            with being_opened(self):
+                announce(preparation, opened, self._plugins)
 
     def _is_named(self, opened: Opened) -> None:
         """The run has come to be, after it had been given out under a provisional id; called in the sender's thread."""

@@ -221,20 +221,6 @@ def _opened(ti: Any, run: StageRun) -> None:
             push_url(ti, url, PARENT_URL_XCOM)
 
 
-def link_late(task: Mapping[str, Any]) -> None:
-    """Link the run of the task that runs in Airflow's task context `task` to what feeds it, which could not be asked at its opening.
-
-    Raises:
-        tracklayer_airflow.supervisor.SupervisorBusy: nor can it be now.
-    """
-    from tracklayer_airflow import place
-
-    run = followed().run
-    if run is not None and place.same(run.context, task):
-        for upstream in place.upstream_of(task):
-            run.link(upstream)
-
-
 def _announce(ti: Any, settings: Settings, error: Any, skipped: bool) -> None:
     """Say how the task's run will end, if it has one: what the user has asked to be called comes first."""
     from tracklayer.observation import current_observation
