@@ -195,7 +195,7 @@ class StoreCalls:
         if state is None:
             return action()
         if once:
-            self._asked(state, lambda: self._stock.search_experiments(max_results=1))
+            self._hear(state)
         settings, away = state.stage.settings, is_away(state) and not once
         try:
             return waiting.shortly(
@@ -208,6 +208,18 @@ class StoreCalls:
             if error.error_code == NO_ANSWER:
                 state.unanswered_at = time.monotonic()
             raise
+
+    def _hear(self, state: StageState) -> None:
+        """Find out by a small read whether the server is there.
+
+        Raises:
+            MlflowException: it does not answer. What else it says to that read, it need not say to another call.
+        """
+        try:
+            self._asked(state, lambda: self._stock.search_experiments(max_results=1))
+        except MlflowException as error:
+            if error.error_code == NO_ANSWER:
+                raise
 
     def _read(self, state: StageState | None, action: Callable[[], T], *, once: bool = False) -> T:
         """The answer of the stock store after it has got what was logged before; see `_asked`."""
