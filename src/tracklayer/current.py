@@ -35,6 +35,8 @@ ATTACH_VARIABLE: Final = "TRACKLAYER_ATTACH"
 
 _CURRENT: ContextVar[StageRun | None] = ContextVar("tracklayer_current_run", default=None)
 
+_BEING_OPENED: ContextVar[StageRun | None] = ContextVar("tracklayer_run_being_opened", default=None)
+
 
 class _OpenStages:
     """The stages that are open in this process, and what they put into the environment.
@@ -157,6 +159,21 @@ def current_run() -> StageRun | None:
     if run is not None and run.is_open:
         return run
     return _open_stages().innermost() or _attached()
+
+
+@contextmanager
+def being_opened(run: StageRun) -> Iterator[None]:
+    """In the block plugins are told of a run that was just opened, and is current nowhere yet."""
+    before = _BEING_OPENED.set(run)
+    try:
+        yield
+    finally:
+        _BEING_OPENED.reset(before)
+
+
+def run_being_opened() -> StageRun | None:
+    """The run of which plugins are being told here, for one that has to do something to it later; None if none is."""
+    return _BEING_OPENED.get()
 
 
 def enclosing_run() -> StageRun | None:

@@ -12,7 +12,13 @@ from tracklayer import dispatch, registry
 from tracklayer.announcing import announce, announce_run
 from tracklayer.backend import open_backend, page_url
 from tracklayer.context import Link, RunContext, RunRef, Status, Token, Upstream
-from tracklayer.current import ATTACH_VARIABLE, PARENT_VARIABLE, refresh_environment, subprocess_environment
+from tracklayer.current import (
+    ATTACH_VARIABLE,
+    PARENT_VARIABLE,
+    being_opened,
+    refresh_environment,
+    subprocess_environment,
+)
 from tracklayer.datasets import dataset_of
 from tracklayer.description import compose
 from tracklayer.ending import RealEnd
@@ -20,7 +26,7 @@ from tracklayer.exceptions import StoreError, StoreUnavailable
 from tracklayer.fence import fence, log
 from tracklayer.identity import format_token, parse_token
 from tracklayer.interruption import let_through
-from tracklayer.journal.operations import Close, Consumed, End, LeftOpen, Linked
+from tracklayer.journal.operations import Close, Consumed, DeleteTag, End, LeftOpen, Linked
 from tracklayer.journal.recorders import recorder_of
 from tracklayer.linking import find_producer
 from tracklayer.logbook import Logbook
@@ -86,6 +92,7 @@ class StageRun(RunLog):
         self._book: Logbook | None = None
         self._ended = False
         self._ended_as: Status | None = None
+        self._note: str | None = None
         self._nested: dict[str, itertools.count[int]] = {}
         self._late_links: list[Upstream] = []
         self._linked: dict[str, object] = {}
@@ -284,7 +291,8 @@ class StageRun(RunLog):
             refresh_environment()
             if self.context.task_run is not None:  # those of a workflow run are logged by whoever makes its parent
                 self.log_params(preparation.params)
-            announce(preparation, opened, self._plugins)
+            with being_opened(self):
+                announce(preparation, opened, self._plugins)
 
     def _is_named(self, opened: Opened) -> None:
         """The run has come to be, after it had been given out under a provisional id; called in the sender's thread."""
@@ -335,7 +343,7 @@ class StageRun(RunLog):
         if left:  # it may be delivered when the workflow run has long ended, and nobody would end it any more
             status = of_code
         ended_at = milliseconds(None) if ended_at is None else ended_at
-        self._ended, self._ended_as = True, status
+        self._ended, self._ended_as, self._note = True, status, note
         if self._opened is None or self.run_id is None or (recorder := self.recorder) is None:
             return
         try:
@@ -383,6 +391,7 @@ class StageRun(RunLog):
         """Let a stage that has ended ``FINISHED`` in this process end ``FAILED``: its task failed after its code had returned.
 
         Does nothing for one that is open or has ended otherwise. Plugins that were told of its end are told of this one.
+        What was noted of the end that it had is taken back.
 
         Args:
             error: what the task failed with.
@@ -393,6 +402,8 @@ class StageRun(RunLog):
         if self._opened is None or self.context.task_run is None:
             return
         self._ended_as = "FAILED"
+        if self._note:
+            recorder.append(DeleteTag(self.run_id, OUTCOME_TAG))
         self._tag_error(error)
         with fence("ending the run", self.settings.on_error):
             self._write_end(recorder, "FAILED", milliseconds(None))

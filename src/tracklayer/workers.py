@@ -25,8 +25,9 @@ PROCESS_VARIABLE: Final = "TRACKLAYER_PROCESS"
 TOKEN_VARIABLE: Final = "TRACKLAYER_PARENT"  # noqa: S105 - a name
 
 _MARK: Final = "tracklayer"
-_LAST: Final = -100
-"""Among what multiprocessing does at the end of a process; what user code left open has been ended before (100)."""
+_FIRST: Final = 100
+_THEN: Final = 0
+"""When multiprocessing calls something at the end of a process: the higher, the sooner."""
 
 
 def mark_workers(token: str | None) -> None:
@@ -86,16 +87,29 @@ def starter() -> int | None:
     return None if parent is None else parent.pid
 
 
-def at_end(call: Callable[[], object]) -> None:
-    """Have `call` called when this process ends in order, in a worker of multiprocessing (which skips atexit), too.
+def at_end(call: Callable[[], object], *, first: bool = False) -> None:
+    """Have `call` called when this very process ends in order; not in what is forked from it.
 
-    It may be called twice: what a worker itself forks ends one way or the other.
+    Most processes do then what is registered with atexit. A worker of multiprocessing skips that, and has finalizers in
+    its place. What such a worker forks by itself does either, and nobody can tell which: the supervisor of an Airflow
+    task, itself a worker of LocalExecutor, forks the task, whose end is atexit's alone. So it is registered both ways,
+    and may be called twice.
+
+    Args:
+        call: what is called. What was registered later is called sooner.
+        first: also where multiprocessing calls, sooner than what was registered later without this.
     """
-    atexit.register(call)
+    pid = os.getpid()
+
+    def call_here() -> None:
+        if os.getpid() == pid:
+            call()
+
+    atexit.register(call_here)
     if starter() is not None:
         from multiprocessing.util import Finalize
 
-        Finalize(None, call, exitpriority=_LAST)
+        Finalize(None, call_here, exitpriority=_FIRST if first else _THEN)
 
 
 def _config() -> dict[str, Any] | None:

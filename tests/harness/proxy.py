@@ -165,6 +165,16 @@ class RecordingProxy:
 
         self.fault(put_off, path, times)
 
+    def long(self, seconds: float, path: str = "", times: int = 1) -> None:
+        """Let the server do what is asked, and hold its answer back so long."""
+
+        def hold(handler: _Handler) -> Answer:
+            answer = handler.forwarded()
+            time.sleep(seconds)
+            return answer
+
+        self.fault(hold, path, times)
+
     def slow(self, seconds: float, path: str = "", times: int = 1) -> None:
         """Answer so much later."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.outage import flush, journals, runs_of
+from harness.proxy import refused_port
+from tracklayer.journal.carrying import carried
 from tracklayer.provisional import is_provisional
 
 if TYPE_CHECKING:
@@ -241,3 +243,65 @@ def test_any_other_subprocess_is_only_linked(program: Program, tmp_path: Path) -
     assert f"mlflow.tracklayer.upstream.{told['run_id']}" in score.tags
     assert score.tags["mlflow.parentRunId"] != told["run_id"]
     assert program.stage().metrics == {}
+
+
+FORKED_BY_A_WORKER = """
+import atexit, multiprocessing, os, sys
+import mlflow
+import tracklayer
+
+def task():
+    with tracklayer.track("training") as run:
+        run.log_metrics({"auc": 0.9})
+        pid = os.fork()  # by the task's code, and inherits what is registered for the end of the task's process
+        if pid == 0:
+            atexit._run_exitfuncs()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        with mlflow.start_run(run_name="below"):
+            mlflow.log_metric("loss", 0.1)
+
+def supervise():
+    pid = os.fork()
+    if pid == 0:
+        atexit._clear()
+        code = 1
+        try:
+            task()
+            code = 0
+        finally:
+            atexit._run_exitfuncs()
+            os._exit(code)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("fork").Process(target=supervise)
+    worker.start()
+    worker.join()
+    sys.exit(worker.exitcode)
+"""
+
+
+def test_what_a_worker_has_forked_by_itself_ends_in_order_too(tmp_path: Path, mlflow_server: MlflowServer) -> None:
+    """As a task of Airflow's LocalExecutor does: its supervisor, a worker of multiprocessing, forks it."""
+    script, journal, bucket = tmp_path / "program.py", tmp_path / "journal", tmp_path / "bucket"
+    script.write_text(FORKED_BY_A_WORKER)
+    experiment = f"local-executor-{os.getpid()}"
+    with refused_port() as uri:
+        told = {"MLFLOW_TRACKING_URI": uri, "TRACKLAYER_EXPERIMENT": experiment}
+        told |= {"TRACKLAYER_JOURNAL": str(journal), "TRACKLAYER_CARRY": str(bucket)}
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            env={**os.environ, **told},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert journals(journal) == []
+    assert len(carried(str(bucket))) == 1
+    flush(mlflow_server.uri, arguments=("--from", str(bucket), "--instead-of", uri), journal=journal)
+    runs = runs_of(mlflow_server.uri, experiment)
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert {name: value for run in runs for name, value in run.metrics.items()} == {"auc": 0.9, "loss": 0.1}

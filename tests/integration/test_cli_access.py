@@ -184,17 +184,13 @@ def test_a_full_disk_behind_standard_output_is_told_as_such(arguments: tuple[str
 
 class TestAFileInPlaceOfTheJournalFolder:
     @pytest.mark.parametrize("below", ["", "/journal"])
-    @pytest.mark.parametrize(
-        ("arguments", "code"),
-        [(("journal", "ls"), 1), (("journal", "verify"), 1), (("flush",), 0)],  # what there is elsewhere it delivers
-    )
+    @pytest.mark.parametrize("arguments", [("journal", "ls"), ("journal", "verify"), ("flush",)])
     def test_it_is_trouble(
         self,
         cli: Callable[..., Ended],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         arguments: tuple[str, ...],
-        code: int,
         below: str,
     ) -> None:
         file = tmp_path / "file"
@@ -202,7 +198,7 @@ class TestAFileInPlaceOfTheJournalFolder:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         monkeypatch.setenv("TRACKLAYER_JOURNAL", f"{file}{below}")
         ended = cli(*arguments)
-        assert ended.code == code
+        assert ended.code == 1
         assert f"{file} is no folder" in ended.err
         assert "nothing was logged to it yet" not in ended.err
 

@@ -144,6 +144,11 @@ def test_a_task_that_fails_after_its_run_went_well(unchosen: ObservedStory) -> N
     assert unchosen.parent.status == "FAILED"
 
 
+def test_a_task_that_looks_at_its_callbacks_and_calls_them(unchosen: ObservedStory) -> None:
+    assert unchosen.xcom("calling_its_callbacks.return_value") == ["told", "len", 2, True]
+    assert ended(unchosen.run("calling_its_callbacks")) == ("FINISHED", None, None)
+
+
 def test_what_is_left_open_ends_with_the_task(unchosen: ObservedStory) -> None:
     run = unchosen.run("left_open")
     (below,) = unchosen.below(run)

@@ -209,6 +209,39 @@ assert python.stage == "training"
     )
 
 
+def test_a_deep_copy_does_its_own_work(airflow_home: AirflowHome) -> None:
+    """Also where what it executes is set on the instance, and a method of that."""
+    output = run(
+        airflow_home,
+        """
+import copy
+from functools import partial
+from airflow.sdk import BaseOperator
+
+class Put(BaseOperator):
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.factor = 2
+        self.execute = partial(self.multiply, 2)
+    def multiply(self, number, context): return self.factor * number
+
+with DAG("copied"):
+    one, by_method = tracked(Put)(task_id="one"), tracked(Put)(task_id="by_method")
+by_method.execute = by_method.pre_execute
+for operator in (one, by_method):
+    again = copy.deepcopy(operator)
+    assert again.execute is not operator.execute
+    assert again.execute._operator is again
+    assert copy.deepcopy(again.execute)._operator is not again
+again = copy.deepcopy(one)
+again.factor = 5
+print(again.execute({}), one.execute({}), copy.copy(one).execute({}))
+assert copy.deepcopy(by_method).execute._method.__self__ is not by_method
+""",
+    )
+    assert output.split()[-3:] == ["10", "4", "4"]
+
+
 WRONG = {
     "tracked(BashOperator)": "TrackedBashOperator is tracked already",
     "TrackedPythonOperator": "TrackedPythonOperator is tracked already",

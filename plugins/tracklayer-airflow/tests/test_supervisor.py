@@ -20,12 +20,14 @@ import pytest
 from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG
 from airflow.sdk.execution_time import comms, task_runner
-from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
 from observed_story import ObservedStory
 
+import tracklayer
 from harness.airflow import AirflowHome, AirflowService
 from harness.outage import flush
 from tracklayer.context import RunRef, Token
+from tracklayer.ending import RealEnd
 from tracklayer.identity import format_token
 from tracklayer.linking import read_links
 from tracklayer.observation import current_observation, observe
@@ -298,6 +300,51 @@ def test_what_cannot_be_told_in_the_end_is_logged(caplog: pytest.LogCaptureFixtu
     catch_up()
     assert told == [1]
     assert "put off to the end of the task failed" in caplog.text
+
+
+def test_a_block_of_a_task_that_is_not_observed_is_linked_at_the_end(
+    supervisor: Supervisor, upstream: Token, mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.uri)
+    ti = _instance(_train)
+
+    def block() -> Any:
+        with tracklayer.track("training") as run:
+            run.log_metrics({"auc": 0.9})
+        return run
+
+    with set_current_context(ti.get_template_context()):
+        run = in_loop(meanwhile(supervisor, block))
+    assert "tracklayer" not in supervisor.told
+    ti.task._post_execute_hook({}, None)
+    assert supervisor.told["tracklayer"] == run.token
+    assert run.recorder.flush()
+    assert upstream_of(mlflow_server.uri, run.run_id) == [(upstream.run.run_id, "hand-over")]
+
+
+class TaskRunnerMarker:
+    """By what Airflow says that the process of a task is about to stop."""
+
+
+def test_the_end_of_a_try_that_was_resumed_is_announced_before_its_callbacks(
+    supervisor: Supervisor, listener: TaskListener, mlflow_server: MlflowServer
+) -> None:
+    """Its run was begun by another part of it, and Airflow may kill this one while they go on."""
+    ti = _instance(print)
+    ti.task.on_success_callback = [print]
+    listener.on_task_instance_running(None, ti)
+    run = open_run()
+    listener.before_stopping(TaskRunnerMarker())
+    ti.task.on_success_callback = [print]
+    ti._ti_context_from_server = SimpleNamespace(next_method="execute_complete")
+    listener.on_task_instance_running(None, ti)
+    ti.state, ti.end_date = "success", datetime.now(UTC)
+    assert list(ti.task.on_success_callback) == [print]
+    assert run.recorder.flush()
+    found = open_store(mlflow_server.uri, connect_timeout=5, timeout=30).get_run(run.run_id)
+    announced = RealEnd.announced(found.tags)
+    assert (found.status, announced and announced.status) == ("RUNNING", "FINISHED")
+    listener.on_task_instance_success(None, ti)
 
 
 @pytest.mark.slow

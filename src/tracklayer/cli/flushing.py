@@ -132,7 +132,7 @@ class Flusher:
     # Where they are
 
     def _of_this_machine(self, outcome: Outcome) -> None:
-        from tracklayer.journal.folder import AS_WHOM, JournalFolder, is_adrift, is_settled, misplaced
+        from tracklayer.journal.folder import AS_WHOM, JournalFolder, is_settled, misplaced
         from tracklayer.journal.left import LeftJournal
         from tracklayer.journal.lock import Lock
 
@@ -155,8 +155,9 @@ class Flusher:
         for why in [why for folder in folders if (why := folder.trouble)]:
             outcome.unknown = True
             self._complain(f"{why}; {AS_WHOM}")
-        if why := misplaced(self._settings):  # of a file whoever logs has its journal elsewhere, where it is found
-            outcome.unknown = outcome.unknown or is_adrift(self._settings)
+        if why := misplaced(self._settings):
+            # Of a file whoever logs has its journal elsewhere, where it is found; not all did perhaps, before it was one.
+            outcome.unknown = True
             self._complain(f"{why}, and journals are there by the setting journal: correct it")
         uris = self._uris() if self._only_here else frozenset()
         self._note_what_is_passed_over(folders, uris)

@@ -281,13 +281,13 @@ def misplaced(settings: Settings) -> str | None:
     wanted = None if settings.journal == OFF else _wanted(settings)
     if wanted is None:
         return None
-    if is_adrift(settings):
+    if _is_adrift(settings):
         return no_folder(wanted)
     there = _nearest(wanted)
     return None if is_folder(there) else f"{there} is no folder"
 
 
-def is_adrift(settings: Settings) -> bool:
+def _is_adrift(settings: Settings) -> bool:
     """Whether the folder is named from a working directory that was removed: nobody knows what is in it."""
     wanted = None if settings.journal == OFF else _wanted(settings)
     return wanted is not None and not wanted.is_absolute()

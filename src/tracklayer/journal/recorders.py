@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 import threading
 import weakref
 from functools import lru_cache
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tracklayer.journal.recorder import Recorder
 from tracklayer.singleton import singleton
+from tracklayer.workers import at_end
 
 if TYPE_CHECKING:
     from tracklayer.backend import Backend
@@ -71,15 +70,8 @@ def _close_in_the_end(recorder: Recorder) -> None:
 
     def close() -> None:
         found = reference()
-        if found is not None and os.getpid() == pid:
+        if found is not None:
             _recorders().pop((pid, found.backend.store.uri), None)
             found.close()
 
-    multiprocessing = sys.modules.get("multiprocessing.process")
-    if multiprocessing is not None and multiprocessing.parent_process() is not None:
-        # Such a process ends without what is registered with atexit.
-        from multiprocessing.util import Finalize
-
-        Finalize(None, close, exitpriority=0)
-    else:
-        atexit.register(close)
+    at_end(close)

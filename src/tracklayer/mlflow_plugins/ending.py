@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import time
-from multiprocessing.process import parent_process
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tracklayer.backend import open_backend
@@ -15,6 +14,7 @@ from tracklayer.mlflow_plugins.active_runs import leave_active
 from tracklayer.mlflow_plugins.kept import forget_kept
 from tracklayer.mlflow_plugins.known_runs import forget_runs
 from tracklayer.mlflow_plugins.stages import forget, guard, log
+from tracklayer.workers import at_end
 
 if TYPE_CHECKING:
     from tracklayer.context import Status
@@ -65,12 +65,7 @@ def end_with_process(state: StageState) -> None:
     if state.ends_with_process:
         return
     state.ends_with_process = True
-    if parent_process() is None:
-        atexit.register(_end_in_fork, state.run_id)
-    else:  # multiprocessing's children skip atexit, and have this in its place
-        from multiprocessing.util import Finalize
-
-        Finalize(None, _end_in_fork, args=(state.run_id,), exitpriority=100)
+    at_end(partial(_end_in_fork, state.run_id), first=True)
 
 
 def _end_in_fork(run_id: str) -> None:

@@ -68,13 +68,12 @@ class ExperimentCalls(StoreCalls):
     def create_experiment(self, name: str, artifact_location: str | None = None, tags: Any = None) -> str:
         """Create an experiment; while the server is away, one that has but a name is created on delivery."""
         state = self._stage_or_prospect()
-        if state is None or state.recorder is None or artifact_location or tags:
-            created: str = self._asked(state, lambda: self._stock.create_experiment(name, artifact_location, tags))
-            return created
         try:
-            created = self._asked(state, lambda: self._stock.create_experiment(name, artifact_location, tags))
+            created: str = self._asked(
+                state, lambda: self._stock.create_experiment(name, artifact_location, tags), once=True
+            )
         except MlflowException as error:
-            if error.error_code in REFUSED:
+            if state is None or state.recorder is None or artifact_location or tags or error.error_code in REFUSED:
                 raise
             self.tracklayer_refusals.experiment(name, "name")
             state.recorder.append(NewExperiment(name))
@@ -93,7 +92,11 @@ class ExperimentCalls(StoreCalls):
     def delete_experiment_tag(self, experiment_id: str, key: str) -> None:
         """Take a tag of an experiment away."""
         state = self._stage()
-        self._asked(state, lambda: self._stock.delete_experiment_tag(self._experiment_id(state, experiment_id), key))
+        self._asked(
+            state,
+            lambda: self._stock.delete_experiment_tag(self._experiment_id(state, experiment_id), key),
+            once=True,
+        )
 
     def rename_experiment(self, experiment_id: str, new_name: str) -> None:
         """Give an experiment another name."""
@@ -124,7 +127,7 @@ class ExperimentCalls(StoreCalls):
             told[:] = [self._experiment_id(state, experiment_id)]
             change(told[0])
 
-        self._read(state, asked)
+        self._read(state, asked, once=True)
         _forget(self.tracklayer_uri, told[0])
         runs = () if state is None else runs_of(state)
         return [run for run in runs if run.experiment_id == str(told[0])]

@@ -161,7 +161,7 @@ class LogCalls(StoreCalls):
         # A server that does not have yet what was logged before would say that there is no such tag.
         if key not in run.tags and not run.recorder.away and self._flushed(run.state):
             try:
-                self._asked(run.state, lambda: self._stock.delete_tag(self._now(run), key))
+                self._asked(run.state, lambda: self._stock.delete_tag(self._now(run), key), once=True)
             except MlflowException as error:
                 if error.error_code in SAID:
                     raise

@@ -91,6 +91,7 @@ class ModelCalls(ExperimentCalls):
                 lambda: self._stock.create_logged_model(
                     experiment_id, name, self._server_id(state, run_id), tags, params, model_type
                 ),
+                once=True,
             )
             return refused
         now = time.time_ns() // 1_000_000
@@ -172,7 +173,9 @@ class ModelCalls(ExperimentCalls):
         state, recorder, model = self._own(model_id)
         told = pairs(params)
         if recorder is None or model is None or not model.params.keys().isdisjoint(told):
-            self._read(state, lambda: self._stock.log_logged_model_params(self._real(state, model_id), params))
+            self._read(
+                state, lambda: self._stock.log_logged_model_params(self._real(state, model_id), params), once=True
+            )
             return
         recorder.append(ChangeModel(model.model_id, params=told))
         model.params.update(told)
@@ -180,14 +183,14 @@ class ModelCalls(ExperimentCalls):
     def delete_logged_model_tag(self, model_id: str, key: str) -> None:
         """Take a tag of the model away; that is asked of the server itself."""
         state, _, model = self._own(model_id)
-        self._read(state, lambda: self._stock.delete_logged_model_tag(self._real(state, model_id), key))
+        self._read(state, lambda: self._stock.delete_logged_model_tag(self._real(state, model_id), key), once=True)
         if model is not None:
             model.tags.pop(key, None)
 
     def delete_logged_model(self, model_id: str) -> None:
         """Delete the model; that is asked of the server itself."""
         state = self._stage()
-        self._read(state, lambda: self._stock.delete_logged_model(self._real(state, model_id)))
+        self._read(state, lambda: self._stock.delete_logged_model(self._real(state, model_id)), once=True)
         _known().pop(model_id, None)
 
     def log_outputs(self, run_id: str, models: Sequence[LoggedModelOutput]) -> None:

@@ -63,6 +63,7 @@ class RunCalls(LogCalls, ExperimentCalls):
                 lambda: self._stock.create_run(
                     place, user_id, start_time, self._with_server_ids(state, tags), run_name
                 ),
+                once=True,
             )
             return plain
         if how.adopt:
@@ -193,6 +194,7 @@ class RunCalls(LogCalls, ExperimentCalls):
                 lambda: self._stock.create_run(
                     place, user_id, start_time, self._with_server_ids(state, tags), run_name
                 ),
+                once=True,
             )
             if recorder is not None:
                 remember(_known(state, run.info, dict(run.data.tags)))

@@ -182,27 +182,49 @@ class StoreCalls:
 
     # ------------------------------------------------------------------------------------------ asking the server
 
-    def _asked(self, state: StageState | None, action: Callable[[], T]) -> T:
-        """The answer of the stock store, without waiting long for a server that is away; outside of a stage as ever."""
+    def _asked(self, state: StageState | None, action: Callable[[], T], *, once: bool = False) -> T:
+        """The answer of the stock store, without waiting long for a server that is away; outside of a stage as ever.
+
+        Args:
+            state: of the stage; None outside of any.
+            action: asks the stock store.
+            once: true of what must not be asked again if no answer came: the server may have done it, and would do it twice, or
+                refuse what is done already. So it is a read that finds out whether the server is there, and the call
+                itself may take as long as MLflow lets it.
+        """
         if state is None:
             return action()
-        settings, away = state.stage.settings, is_away(state)
+        if once:
+            self._hear(state)
+        settings, away = state.stage.settings, is_away(state) and not once
         try:
             return waiting.shortly(
                 action,
                 connect=min(settings.connect_timeout, settings.patience) if away else settings.connect_timeout,
-                answer=settings.patience if away else settings.timeout,
-                there=lambda: _answers(self.tracklayer_uri, settings),
+                answer=waiting.slowest() if once else settings.patience if away else settings.timeout,
+                there=lambda: not once and _answers(self.tracklayer_uri, settings),
             )
         except MlflowException as error:
             if error.error_code == NO_ANSWER:
                 state.unanswered_at = time.monotonic()
             raise
 
-    def _read(self, state: StageState | None, action: Callable[[], T]) -> T:
+    def _hear(self, state: StageState) -> None:
+        """Find out by a small read whether the server is there.
+
+        Raises:
+            MlflowException: it does not answer. What else it says to that read, it need not say to another call.
+        """
+        try:
+            self._asked(state, lambda: self._stock.search_experiments(max_results=1))
+        except MlflowException as error:
+            if error.error_code == NO_ANSWER:
+                raise
+
+    def _read(self, state: StageState | None, action: Callable[[], T], *, once: bool = False) -> T:
         """The answer of the stock store after it has got what was logged before; see `_asked`."""
         self._flushed(state)
-        return self._asked(state, action)
+        return self._asked(state, action, once=once)
 
     def _flushed(self, state: StageState | None) -> bool:
         """Let the server have what was logged before, if it is there; False if it does not have all of it."""

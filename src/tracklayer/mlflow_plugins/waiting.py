@@ -82,11 +82,18 @@ def short_waits(connect: float, answer: float) -> Iterator[None]:
         _LIMITS.reset(token)
 
 
+def slowest() -> float:
+    """Seconds for which MLflow itself waits for the answer to one request."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    return float(MLFLOW_HTTP_REQUEST_TIMEOUT.get())
+
+
 def shortly(action: Callable[[], T], *, connect: float, answer: float, there: Callable[[], bool]) -> T:
     """Do something that needs the server, without waiting long for one that is away.
 
     Args:
-        action: calls a stock store, and may be repeated.
+        action: calls a stock store, and may be repeated; after no answer only if `there`.
         connect: seconds for a connection.
         answer: seconds for an answer.
         there: whether the server answers a small request; asked if this one took longer than `answer`.

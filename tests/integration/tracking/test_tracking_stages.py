@@ -17,7 +17,7 @@ import tracklayer
 from harness.lookup import get
 from tracklayer import RunContext
 from tracklayer.settings import Settings
-from tracklayer.tracking import close_workflow_run, track
+from tracklayer.tracking import close_workflow_run, open_stage, track
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,19 @@ def test_a_stage_is_a_child_of_the_workflow_run_in_an_experiment_of_its_name(
     assert experiment.tags["mlflow.note.content"] == "# Flights"
     assert experiment.tags["tracklayer.workflow"] == workflow
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_what_was_noted_of_an_end_is_taken_back_if_the_task_fails_after_it(
+    store: Store, at: Callable[..., RunContext]
+) -> None:
+    """An Airflow task leaves its code to have a DAG run triggered, and fails because that is there already."""
+    run = open_stage(context=at("trigger"))
+    run.end("FINISHED", note="triggered a DAG run")
+    assert get(store, run.run_id).tags["tracklayer.outcome"] == "triggered a DAG run"
+    run.fail("the task failed")
+    stage = get(store, run.run_id)
+    assert (stage.status, stage.tags["tracklayer.error.message"]) == ("FAILED", "the task failed")
+    assert "tracklayer.outcome" not in stage.tags
 
 
 @pytest.mark.parametrize(

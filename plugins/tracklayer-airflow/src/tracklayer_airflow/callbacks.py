@@ -2,72 +2,103 @@
 
 Airflow tells its listeners after that. And a process whose callbacks take longer than ``[core] task_success_overtime`` is
 killed before it tells anybody.
+
+A callback of ours among the user's would be seen by code that looks at its own, or calls them by itself. So their list
+stays what it is, but for who goes through it.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Self
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger("tracklayer")
 
-KINDS: Final = ("on_success_callback", "on_failure_callback", "on_retry_callback", "on_skipped_callback")
+KINDS: Final = {
+    "on_success_callback": "success",
+    "on_failure_callback": "failed",
+    "on_retry_callback": "up_for_retry",
+    "on_skipped_callback": "skipped",
+}
+"""The lists of callbacks of an operator, by the state in which Airflow calls them: the task instance has it by then."""
 
 
-def call_first(operator: Any, announce: Callable[[Any, bool], None]) -> None:
+def call_first(ti: Any, announce: Callable[[Any, bool], None]) -> None:
     """Have something called before the callbacks of a task; nothing is done for an end for which it has none.
 
     Args:
-        operator: that of the try which runs in this process.
-        announce: called with what the task failed with, None if it has not, and with whether it has skipped itself.
+        ti: the task instance that runs in this process.
+        announce: called with what the task failed with, None if it has not, and with whether it has skipped itself. Once:
+            when Airflow has decided that, and goes through the callbacks to call them.
     """
     for kind in KINDS:
-        callbacks = getattr(operator, kind, None)
+        callbacks = getattr(ti.task, kind, None)
         # Anything else was set past Airflow's __init__, and is between its author and Airflow.
-        if callbacks and isinstance(callbacks, (list, tuple)):
-            setattr(operator, kind, [_Before(kind, announce), *callbacks])
+        likeness = _LIKENESSES.get(type(callbacks))
+        if callbacks and likeness is not None:
+            made = likeness(callbacks)
+            made.before = _Announcement(ti, kind, announce)
+            setattr(ti.task, kind, made)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Before:
-    """A callback that stands before those of the user.
+class _Announcement:
+    """Announces the end of a task once; raises nothing."""
 
-    The operator may be copied, with the rest of its DAG: by pickle for a process that does a part of its work, where
-    nothing is to be announced.
+    def __init__(self, ti: Any, kind: str, announce: Callable[[Any, bool], None]) -> None:
+        self._ti = ti
+        self._kind = kind
+        self._announce = announce
+        self._over = False
 
-    Attributes:
-        kind: the callbacks before which it stands.
-        announce: see `call_first`.
-    """
-
-    kind: str
-    announce: Callable[[Any, bool], None]
-
-    def __call__(self, context: Any) -> None:
-        """Announce the end; raise nothing."""
-        failed, skipped = self.kind in {"on_failure_callback", "on_retry_callback"}, self.kind == "on_skipped_callback"
+    def __call__(self) -> None:
+        if (
+            self._over or self._ti.state != KINDS[self._kind]
+        ):  # code of the task's looks at them, or calls them by itself
+            return
+        self._over = True
+        failed, skipped = (
+            self._kind in {"on_failure_callback", "on_retry_callback"},
+            self._kind == "on_skipped_callback",
+        )
         try:
-            self.announce((context.get("exception") or "the task failed") if failed else None, skipped)
+            error = (self._ti.get_template_context().get("exception") or "the task failed") if failed else None
+            self._announce(error, skipped)
         except Exception:
             log.warning("tracking: the end of an observed task is told only after its callbacks", exc_info=True)
 
-    def __copy__(self) -> Self:
-        """A copy in this process is the same one, as of a function."""
-        return self
 
-    def __deepcopy__(self, memo: object) -> Self:
-        """See `__copy__`."""
-        return self
+class _List(list[Any]):
+    """A list of callbacks that announces the end of the task when Airflow goes through it.
 
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        """In another process it is one that announces nothing."""
-        return _Before, (self.kind, _to_nobody)
+    A copy, and what comes of it in another process, is an ordinary list: nothing is to be announced there.
+    """
+
+    before: _Announcement | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.before is not None:
+            self.before()
+        return super().__iter__()
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return list, (self[:],)
 
 
-def _to_nobody(error: Any, skipped: bool) -> None:
-    """In a process that is not the task's, nobody hears of its end."""
+class _Tuple(tuple[Any, ...]):  # noqa: SLOT001  # it has an attribute
+    """As `_List`, of a tuple."""
+
+    before: _Announcement | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.before is not None:
+            self.before()
+        return super().__iter__()
+
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
+        return tuple, (self[:],)
+
+
+_LIKENESSES: Final[dict[type, type[Any]]] = {list: _List, tuple: _Tuple}

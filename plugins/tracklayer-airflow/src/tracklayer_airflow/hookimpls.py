@@ -5,7 +5,6 @@ Imported in every process that tracks anything in this environment, so Airflow i
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from tracklayer.hookspecs import hookimpl
@@ -59,8 +58,8 @@ def tracklayer_run_tags(context: RunContext) -> Mapping[str, str] | None:
 @hookimpl
 def tracklayer_upstream(context: RunContext) -> Sequence[Upstream] | None:
     """The nearest tracked tasks upstream; for a task without any, what made the assets that started the DAG run."""
-    from tracklayer_airflow import observing, place
-    from tracklayer_airflow.supervisor import SupervisorBusy, put_off
+    from tracklayer_airflow import late, place
+    from tracklayer_airflow.supervisor import SupervisorBusy
 
     task = place.current()
     if task is None or not place.same(context, task):
@@ -68,19 +67,20 @@ def tracklayer_upstream(context: RunContext) -> Sequence[Upstream] | None:
     try:
         return place.upstream_of(task)
     except SupervisorBusy:
-        put_off(task["ti"], partial(observing.link_late, task))
+        late.owe_links()
         return None
 
 
 @hookimpl
 def tracklayer_hand_over(context: RunContext, run: RunRef, token: str) -> None:  # noqa: ARG001  # the spec's names
     """Push the token as XCom, and put it into the events of the task's outlets."""
-    from tracklayer_airflow import handover, place
+    from tracklayer_airflow import handover, late, place
 
     task = place.current()
     if task is not None and place.same(context, task):
         handover.push(task, token)
         handover.fill_outlets(task, token)
+        late.link(task)
 
 
 @hookimpl

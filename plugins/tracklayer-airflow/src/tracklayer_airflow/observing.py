@@ -145,7 +145,7 @@ def _follow(ti: Any, rules: Rules, settings: Settings) -> bool:
         return False
     _without_link(ti.task)
     observe(Observation(partial(_described, ti, rules, settings), partial(_opened, ti)))
-    call_first(ti.task, partial(_announce, ti))
+    call_first(ti, partial(_announce, ti, settings))
     return True
 
 
@@ -221,27 +221,15 @@ def _opened(ti: Any, run: StageRun) -> None:
             push_url(ti, url, PARENT_URL_XCOM)
 
 
-def link_late(task: Mapping[str, Any]) -> None:
-    """Link the run of the task that runs in Airflow's task context `task` to what feeds it, which could not be asked at its opening.
-
-    Raises:
-        tracklayer_airflow.supervisor.SupervisorBusy: nor can it be now.
-    """
-    from tracklayer_airflow import place
-
-    run = followed().run
-    if run is not None and place.same(run.context, task):
-        for upstream in place.upstream_of(task):
-            run.link(upstream)
-
-
-def _announce(ti: Any, error: Any, skipped: bool) -> None:
+def _announce(ti: Any, settings: Settings, error: Any, skipped: bool) -> None:
     """Say how the task's run will end, if it has one: what the user has asked to be called comes first."""
     from tracklayer.observation import current_observation
 
     catch_up()
     observation = current_observation()
     if observation is not None:
+        if observation.awaits and _was_left_open(ti, ti.get_template_context(), settings):
+            observation.open()
         outcome = _outcome(error, skipped=skipped)
         failure = error if outcome.status in {"FAILED", "KILLED"} else None
         ended_at = getattr(ti, "end_date", None)

@@ -5,6 +5,7 @@ Nothing of tracklayer's core is imported here before it is known that something 
 
 from __future__ import annotations
 
+import copy
 import logging
 from functools import lru_cache, partial, update_wrapper, wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -153,9 +154,12 @@ class _OfInstance:
         """A copy in this process is the same one, as of a function."""
         return self
 
-    def __deepcopy__(self, memo: object) -> Self:
-        """See `__copy__`."""
-        return self
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Of the copied operator: a method is then that one's, and a function itself."""
+        operator = copy.deepcopy(self._operator, memo)
+        if (made := memo.get(id(self))) is not None:  # with the operator, whose attribute it is
+            return made
+        return of_instance(operator, copy.deepcopy(self._method, memo))
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """In another process it is made anew, for the operator there."""

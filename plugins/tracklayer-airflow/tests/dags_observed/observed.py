@@ -41,6 +41,10 @@ class Deferring(BaseOperator):
         return ""
 
 
+def told(context: Any) -> None:
+    """Somebody is told of a failure."""
+
+
 @dag(schedule=None, tags=["observed"], default_args={"owner": "data-science"})
 def unchosen() -> None:  # noqa: C901  # many small tasks
     """Nobody chooses an experiment. In ``dag.test()`` what one task sets is set for those after it, too."""
@@ -62,6 +66,19 @@ def unchosen() -> None:  # noqa: C901  # many small tasks
         with mlflow.start_run(run_name="went well"):
             mlflow.log_metric("auc", 0.7)
         raise ValueError("only then")
+
+    @task(on_failure_callback=[told, len])
+    def calling_its_callbacks() -> Any:
+        """What it looks at, and calls, is what its author has given it, and no end of it."""
+        import mlflow
+
+        mlflow.log_metric("auc", 0.8)
+        context = get_current_context()
+        callbacks = context["task"].on_failure_callback
+        names = [callback.__name__ for callback in callbacks]
+        for callback in callbacks:
+            callback(context)
+        return [*names, len(callbacks), callbacks == [told, len]]
 
     @task
     def left_open() -> Any:
@@ -126,6 +143,7 @@ def unchosen() -> None:  # noqa: C901  # many small tasks
         return "no run"
 
     implicit() >> failing_afterwards()
+    calling_its_callbacks()
     left_open()
     skipping()
     tracked_by_hand()
