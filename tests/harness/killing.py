@@ -67,6 +67,8 @@ class Killer:
                 running.remove(one)
                 if ended.code != -9:  # its moment had not come, or came too late
                     ended.is_as(self._untracked)
+                    if not task.plan.trace:  # perhaps the machine stood still while a life was measured
+                        self._seconds = min(self._seconds, ended.seconds)
                 self.calls[task.ledger().acknowledged()] += 1
                 self.killed += ended.code == -9
                 self.finished += ended.code != -9

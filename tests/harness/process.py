@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+GONE = 20.0
+"""Seconds after which a process that was killed is gone, however busy the machine is."""
+
 # Runs beside the program and holds the reading end of a pipe whose other end only the tests have. When that closes,
 # because they closed it or because they were killed, the whole process group goes.
 _KEEPER = """
@@ -37,11 +40,31 @@ os.killpg(0, signal.SIGKILL)
 """
 
 
+def hold_port(port: int = 0) -> socket.socket:
+    """A socket that keeps a TCP port of 127.0.0.1: connections are refused there, and nobody is given it by the kernel.
+
+    A server that sets ``SO_REUSEADDR``, as all do that listen at ports they are told, can listen at it all the same.
+
+    Args:
+        port: which one; 0 for any that is free.
+    """
+    sock = socket.socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))  # bound and not listening
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+_HELD: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port of 127.0.0.1 that is free, and that nobody else gets as long as this process lives; see `hold_port`."""
+    _HELD.append(hold_port())
+    return int(_HELD[-1].getsockname()[1])
 
 
 class Program:
@@ -89,15 +112,19 @@ class Program:
                     process.send_signal(number)
 
     def stop(self, patience: float = 10.0) -> None:
-        """End it, politely first; returns when the whole group is gone."""
+        """End it, politely first; returns when the whole group is gone.
+
+        Args:
+            patience: seconds that it has to end by itself before it is killed.
+        """
         if self._keeper.stdin is not None:
             with contextlib.suppress(OSError):
                 self._keeper.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(patience)
         self.signal(signal.SIGKILL)
-        self._keeper.wait(patience)
-        wait_for(lambda: not self._group(), patience, "the end of a process group")
+        self._keeper.wait(GONE)
+        wait_for(lambda: not self._group(), GONE, "the end of a process group")
 
     def _group(self) -> list[psutil.Process]:
         """The processes of the group; without zombies, which stay where nobody reaps orphans and hold nothing."""

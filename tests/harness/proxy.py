@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from harness.process import hold_port
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping
@@ -107,8 +109,9 @@ class RecordingProxy:
         self._connections = 0
         self._open: set[socket.socket] = set()
         self._released = threading.Event()
-        self._server = self._listen(0)
-        self.port = int(self._server.server_address[1])
+        self._held = hold_port()  # its own, also while nobody listens there
+        self.port = int(self._held.getsockname()[1])
+        self._server = self._listen()
         self.uri = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
 
     # What was seen
@@ -231,13 +234,14 @@ class RecordingProxy:
         try:
             yield
         finally:
-            self._server = self._listen(self.port)
+            self._server = self._listen()
 
     def close(self) -> None:
         """Stop listening and close everything."""
         self._released.set()
         self._server.shutdown()
         self._server.server_close()
+        self._held.close()
         self.hang_up()
         for thread in threading.enumerate():
             if thread.name == f"proxy-{id(self)}":
@@ -251,7 +255,7 @@ class RecordingProxy:
 
     # Inside
 
-    def _listen(self, port: int) -> ThreadingHTTPServer:
+    def _listen(self) -> ThreadingHTTPServer:
         proxy = self
 
         class Server(ThreadingHTTPServer):
@@ -271,7 +275,7 @@ class RecordingProxy:
                 """Broken connections are what this proxy is for."""
 
         handler = type("Handler", (_Handler,), {"proxy": self})
-        server = Server(("127.0.0.1", port), handler)
+        server = Server(("127.0.0.1", self.port), handler)
         threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True, name=f"proxy-{id(self)}"
         ).start()
@@ -319,30 +323,38 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def handle_any(self) -> None:
-        parts = urlsplit(self.path)
-        short = parts.path.removeprefix(API)
-        fault = self.proxy._next_fault(short)
+        self.noted = False
+        self.asked_for = self.path  # which a fault may change
+        fault = self.proxy._next_fault(urlsplit(self.path).path.removeprefix(API))
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length if fault is None else int(length * fault.part))
         answer: Answer | None = None
         try:
             answer = self.forwarded() if fault is None else fault.action(self)
         finally:
-            self.proxy.requests.append(
-                Request(
-                    method=self.command,
-                    path=short,
-                    query=parse_qs(parts.query),
-                    headers={name.lower(): value for name, value in self.headers.items()},
-                    body=self.body,
-                    connection=self.number,
-                    status=0 if answer is None else answer.status,
-                )
-            )
+            self.note(0 if answer is None else answer.status)
         if answer is None:
             self.close_connection = True
         else:
             self.send(answer)
+
+    def note(self, status: int = 0) -> None:
+        """Record the request, once: before the client can see what became of it."""
+        if self.noted:
+            return
+        self.noted = True
+        parts = urlsplit(self.asked_for)
+        self.proxy.requests.append(
+            Request(
+                method=self.command,
+                path=parts.path.removeprefix(API),
+                query=parse_qs(parts.query),
+                headers={name.lower(): value for name, value in self.headers.items()},
+                body=self.body,
+                connection=self.number,
+                status=status,
+            )
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("do_"):  # every method is handled alike
@@ -378,6 +390,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, answer: Answer, part: float = 1.0) -> None:
         """Send an answer, or the first part of its body."""
+        self.note()
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -389,6 +402,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reset(self) -> None:
         """Reset the connection (RST instead of FIN)."""
+        self.note()
         self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.request.close()
         self.close_connection = True
@@ -417,7 +431,5 @@ def refused_port(port: int = 0) -> Iterator[str]:
     Args:
         port: the one that is to be refused from now on; 0 for any.
     """
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # it may have been another one's a moment ago
-        sock.bind(("127.0.0.1", port))  # bound and not listening
+    with hold_port(port) as sock:
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"

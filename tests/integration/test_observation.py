@@ -22,7 +22,7 @@ from tracklayer.observation import Followed, Observation, current_observation, o
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import OUTCOME_TAG
 from tracklayer.provisional import is_provisional
-from tracklayer.settings import Settings, load
+from tracklayer.settings import load
 from tracklayer.store.opening import open_store
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def test_a_fork_opens_nothing_of_which_nobody_would_hear_the_end(task: Task) -> 
 
 def test_a_server_that_swallows_everything_costs_a_moment(fresh_mlflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """In plain MLflow the same code waits for twenty minutes at its first call, and fails."""
-    monkeypatch.setenv("TRACKLAYER_PATIENCE", str(Settings().patience))
+    for setting in ("PATIENCE", "CONNECT_TIMEOUT"):
+        monkeypatch.setenv(f"TRACKLAYER_{setting}", "6")
     with black_hole() as uri:
         task = Task(Pipeline(uri))
         began = time.monotonic()
@@ -259,4 +260,4 @@ def test_a_server_that_swallows_everything_costs_a_moment(fresh_mlflow: None, mo
     (stage,) = task.opened
     assert is_provisional(run.info.run_id)
     assert stage.run_id == run.info.run_id
-    assert code + end < 1.5, "it is waited for once, for the experiment; the machine is busy"
+    assert code + end < 11, "it is waited for once, for the experiment; the machine is busy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import pytest
 
 from harness.proxy import HTML, RecordingProxy, black_hole, refused_port
 from tracklayer.exceptions import AccessDenied, Refused, StoreError, StoreUnavailable
-from tracklayer.store import Metric, Run
+from tracklayer.store import Metric, Run, connection
 from tracklayer.store.delivery import deliver
 from tracklayer.store.endpoint import Endpoint
 from tracklayer.store.rest import RestStore
@@ -70,6 +71,26 @@ def seconds(action: Callable[[], object]) -> float:
     return time.monotonic() - begin
 
 
+def left_alone(action: Callable[[], object]) -> None:
+    """The action fails at once: the server is not asked."""
+    with pytest.raises(StoreUnavailable, match="it is left alone for another"):
+        action()
+
+
+@pytest.fixture
+def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hosts to which connections were tried."""
+    hosts: list[str] = []
+    dial = connection.dial
+
+    def noting(host: str, *more: Any) -> socket.socket:
+        hosts.append(host)
+        return dial(host, *more)
+
+    monkeypatch.setattr(connection, "dial", noting)
+    return hosts
+
+
 # One run, whatever happens
 
 
@@ -108,10 +129,11 @@ def test_a_connection_that_the_server_dropped_is_not_used(
 def test_no_run_is_sent_over_a_connection_that_was_idle_for_long(
     store: RestStore, proxy: RecordingProxy, experiment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracklayer.store.connection.IDLE_LIMIT", 0.1)
+    monkeypatch.setattr(connection, "IDLE_LIMIT", 0.1)
     store.ping()
     time.sleep(0.2)
     create(store, experiment, "idle")
+    monkeypatch.setattr(connection, "IDLE_LIMIT", 60.0)
     create(store, experiment, "at once")
     used = [request.connection for request in proxy.requests]
     assert used[-2] > used[-3]
@@ -170,10 +192,11 @@ def test_repeats_come_to_an_end(store: RestStore, proxy: RecordingProxy, run: Ru
     assert len(proxy.calls) == 4
 
 
-def test_repeats_stay_within_the_timeout(proxy: RecordingProxy, run: Run) -> None:
-    store = RestStore(Endpoint.find(proxy.uri), timeout=0.3)
+def test_repeats_stay_within_the_timeout(proxy: RecordingProxy, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracklayer.store.transport.DELAYS", (0.1, 60.0, 60.0))
+    store = RestStore(Endpoint.find(proxy.uri), timeout=20)
     proxy.answer(500, times=50)
-    assert seconds(lambda: store.get_run(run.run_id)) < 1
+    assert seconds(lambda: store.get_run(run.run_id)) < 15, "nobody waits for a repeat that would come too late"
     assert len(proxy.calls) == 2
 
 
@@ -189,9 +212,9 @@ def test_retry_after_longer_than_there_is_patience(store: RestStore, proxy: Reco
     begin = time.monotonic()
     with pytest.raises(StoreUnavailable, match="in 600 s"):
         store.get_run(run.run_id)
-    with pytest.raises(StoreUnavailable, match="left alone for another 30 s"):
+    with pytest.raises(StoreUnavailable, match=r"left alone for another (30|2\d) s"):
         store.get_run(run.run_id)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10
     assert len(proxy.calls) == 1
 
 
@@ -212,20 +235,22 @@ def test_a_batch_that_is_too_large_for_a_proxy_is_halved(store: RestStore, proxy
 # Dead servers
 
 
-def test_a_black_hole_costs_one_connect_timeout_in_all() -> None:
+def test_a_black_hole_costs_one_connect_timeout_in_all(dialled: list[str]) -> None:
     with black_hole() as uri:
         store = RestStore(Endpoint.find(uri), connect_timeout=0.5, timeout=30)
-        assert 0.4 < seconds(lambda: store.get_run("a")) < 1.5
-        assert seconds(lambda: create(store, "0", "x")) < 0.1
-        assert seconds(lambda: store.get_run("a")) < 0.1
+        assert 0.4 < seconds(lambda: store.get_run("a")) < 10
+        left_alone(lambda: create(store, "0", "x"))
+        left_alone(lambda: store.get_run("a"))
+    assert dialled == ["127.0.0.1"]
 
 
-def test_a_refused_port_is_given_up_soon() -> None:
+def test_a_refused_port_is_given_up_soon(dialled: list[str]) -> None:
     with refused_port() as uri:
         store = RestStore(Endpoint.find(uri), connect_timeout=1, timeout=30)
         with pytest.raises(StoreUnavailable, match=r"cannot reach .*refused.*is it running"):
             store.get_run("a")
-        assert seconds(lambda: store.get_run("a")) < 0.1
+        left_alone(lambda: store.get_run("a"))
+        assert len(dialled) == 1
         store.close()  # and is tried again at once after that
         with pytest.raises(StoreUnavailable, match="cannot reach"):
             store.get_run("a")
@@ -237,12 +262,12 @@ def test_a_host_that_is_not_there() -> None:
         store.get_run("a")
 
 
-def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_does_not_answer(dialled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = threading.Event()
 
     def look_up(*args: object) -> list[object]:
         if args[5]:
-            raise __import__("socket").gaierror
+            raise socket.gaierror
         asked.wait(20)
         return []
 
@@ -250,16 +275,15 @@ def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tracklayer.store.connection.socket.getaddrinfo", look_up)
     store = RestStore(Endpoint.find("http://mlflow.example:5000"), connect_timeout=0.3, timeout=30)
     try:
-        assert 0.2 < seconds(lambda: store.get_run("a")) < 1.5
+        assert 0.2 < seconds(lambda: store.get_run("a")) < 10
     finally:
         asked.set()
+    assert dialled == ["mlflow.example"]
 
 
 def test_the_second_address_of_a_host_is_tried(
     mlflow_server: MlflowServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     with black_hole() as uri:
         dead = int(uri.rpartition(":")[2])
 
@@ -270,10 +294,10 @@ def test_the_second_address_of_a_host_is_tried(
             return [(*tcp, ("127.0.0.1", dead)), (*tcp, ("127.0.0.1", mlflow_server.port))]
 
         monkeypatch.setattr("tracklayer.store.connection.socket.getaddrinfo", look_up)
-        store = RestStore(Endpoint.find(f"http://localhost:{mlflow_server.port}"), connect_timeout=1, timeout=20)
+        store = RestStore(Endpoint.find(f"http://localhost:{mlflow_server.port}"), connect_timeout=4, timeout=20)
         begin = time.monotonic()
         assert store.get_run(run.run_id) == run
-        assert 0.4 < time.monotonic() - begin < 5
+        assert 1.9 < time.monotonic() - begin < 20
 
 
 def test_a_frozen_server_costs_two_timeouts_in_all(mlflow_server: MlflowServer, run: Run) -> None:
@@ -281,8 +305,8 @@ def test_a_frozen_server_costs_two_timeouts_in_all(mlflow_server: MlflowServer, 
     mlflow_server.freeze()
     try:
         for _ in range(2):
-            assert 0.3 < seconds(lambda: store.get_run(run.run_id)) < 1.5
-        assert seconds(lambda: store.get_run(run.run_id)) < 0.1
+            assert 0.3 < seconds(lambda: store.get_run(run.run_id)) < 10
+        left_alone(lambda: store.get_run(run.run_id))
     finally:
         mlflow_server.thaw()
     store.close()
@@ -290,11 +314,14 @@ def test_a_frozen_server_costs_two_timeouts_in_all(mlflow_server: MlflowServer, 
     assert patient.get_run(run.run_id) == run
 
 
-def test_one_slow_answer_is_no_reason_to_give_up(proxy: RecordingProxy, run: Run) -> None:
+def test_one_slow_answer_is_no_reason_to_give_up(
+    proxy: RecordingProxy, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = RestStore(Endpoint.find(proxy.uri), timeout=2)
     proxy.silence("runs/search")
     with pytest.raises(StoreUnavailable, match="did not search runs within 2 s"):
         store.search_runs(["0"])
+    monkeypatch.setattr(store._transport, "_timeout", 20.0)
     assert store.get_run(run.run_id) == run
 
 
@@ -340,8 +367,6 @@ def test_a_wrong_path(mlflow_server: MlflowServer) -> None:
 def test_a_host_name_that_the_server_does_not_answer_to(
     mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import socket
-
     def look_up(host: str, port: int, *args: int) -> list[object]:
         if args[3]:
             raise socket.gaierror
@@ -356,7 +381,10 @@ def test_a_host_name_that_the_server_does_not_answer_to(
 # Connections and processes
 
 
-def test_requests_share_a_connection(store: RestStore, proxy: RecordingProxy, experiment: str) -> None:
+def test_requests_share_a_connection(
+    store: RestStore, proxy: RecordingProxy, experiment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_LIMIT", 60.0)
     run = create(store, experiment, "alive")
     store.log_batch(run.run_id, params={"p": "1"})
     store.update_run(run.run_id, status="FINISHED", end_time=2)

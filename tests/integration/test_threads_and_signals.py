@@ -27,7 +27,7 @@ import faulthandler, itertools, json, os, signal, sys, threading, time
 import mlflow
 import tracklayer
 
-THREADS, FORKS, LIMIT = 4, 80, 10.0
+THREADS, FORKS, LIMIT = 4, 80, 60.0
 
 def log_all_the_time(number, run):
     for step in itertools.count():
@@ -109,7 +109,7 @@ CALLS = {
     "ml.params": lambda run, name, n: mlflow.log_params({f"{name}_ml.params_{n}": n}),
     "ml.tag": lambda run, name, n: mlflow.set_tag(f"{name}_ml.tag_{n}", n),
 }
-SECONDS = 0.5
+SECONDS, AT_MOST, ENOUGH = 0.5, 60.0, 60
 
 def log(name):
     number, turn = divmod(next(counts[name]), len(CALLS))
@@ -123,11 +123,15 @@ def handler(*_):
         log("handler")
         depth.pop()
 
+def is_over():
+    took = time.monotonic() - begun
+    return took > AT_MOST or took > SECONDS and min(map(len, heard.values())) > ENOUGH
+
 def beside():
     while not over.wait(0.001):
         log("thread")
 
-faulthandler.dump_traceback_later(40, exit=True)
+faulthandler.dump_traceback_later(200, exit=True)
 heard = {"main": [], "handler": [], "thread": []}
 depth = []
 counts = {name: itertools.count() for name in heard}
@@ -141,8 +145,10 @@ with tracklayer.track("training") as run:
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     begun = time.monotonic()
     try:
-        while time.monotonic() < begun + SECONDS:
+        while not is_over():
             log("main")
+            if time.monotonic() > begun + SECONDS:
+                time.sleep(0.001)  # for the thread, which a busy machine leaves behind
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         over.set()
@@ -209,7 +215,7 @@ def test_a_signal_handler_that_logs_neither_hangs_nor_loses(program: Program) ->
     heard = program.run(SIGNALS)
     stage = program.stage()
     for who, told in heard.items():
-        assert len(told) > 50
+        assert len(told) > 50, who
         for kind in ("metric", "metrics", "ml.metric"):
             assert program.steps(f"{who}_{kind}") == sorted(n for other, n in told if other == kind)
         for kind in ("param", "params", "ml.param", "ml.params"):

@@ -15,14 +15,14 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from harness.backends import backends
 from harness.faults import clock_library, disk
-from harness.process import Program, wait_for
+from harness.process import Program, free_port, wait_for
 from harness.proxy import RecordingProxy, black_hole, refused_port
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def proxy(echo: tuple[str, list[bytes]]) -> Iterator[RecordingProxy]:
 
 
 def post(
-    uri: str, path: str = "/api/2.0/mlflow/runs/create?a=1", body: bytes = b'{"x": 1}', timeout: float = 5
+    uri: str, path: str = "/api/2.0/mlflow/runs/create?a=1", body: bytes = b'{"x": 1}', timeout: float = 30
 ) -> bytes:
     request = urllib.request.Request(uri + path, data=body, headers={"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -109,6 +109,20 @@ def test_a_reset_did_not_reach_the_server(proxy: RecordingProxy, echo: tuple[str
     assert echo[1] == []
 
 
+def test_a_request_is_recorded_before_its_connection_is_reset(proxy: RecordingProxy) -> None:
+    recorded: list[list[str]] = []
+
+    def reset(handler: Any) -> None:
+        handler.reset()
+        recorded.append(proxy.calls)
+
+    proxy.fault(reset)
+    with pytest.raises((ConnectionResetError, urllib.error.URLError)):
+        post(proxy.uri)
+    wait_for(lambda: bool(recorded), 30, "reset")
+    assert recorded == [["POST runs/create"]]
+
+
 def test_half_an_answer(proxy: RecordingProxy) -> None:
     proxy.half()
     with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
@@ -136,6 +150,18 @@ def test_dead_ends() -> None:
             sock.connect(("127.0.0.1", int(uri.rpartition(":")[2])))
     with refused_port() as uri, socket.socket() as sock, pytest.raises(ConnectionRefusedError):
         sock.connect(("127.0.0.1", int(uri.rpartition(":")[2])))
+
+
+def test_a_free_port_stays_free_for_a_server() -> None:
+    port = free_port()
+    with socket.socket() as sock, pytest.raises(OSError, match="in use"):
+        sock.bind(("127.0.0.1", port))
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=30)
+        with socket.create_server(("127.0.0.1", port)) as server:  # sets SO_REUSEADDR
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+            server.accept()[0].close()
 
 
 def alive(pid: int) -> bool:

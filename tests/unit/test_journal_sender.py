@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -182,7 +183,20 @@ def test_what_is_logged_while_a_run_is_held_is_not_sent_later_for_that(
         time.sleep(0.5)  # the thread waits by now
         journal.append(Log(RUN, params={"lr": "0.1"}))
         sender.appended(Log(RUN, params={"lr": "0.1"}))
-        wait_for(lambda: store.logged == ["lr"], 10, "what is logged to another run")
+        wait_for(lambda: store.logged == ["lr"], 40, "what is logged to another run")
+
+
+def turns_after_one_another(turns: Sequence[float]) -> None:
+    """Once the thread waits, one turn follows the other, each when the time between them is over.
+
+    That is to be seen in two gaps after one another: before it waits, the thread takes turns as it works.
+    """
+
+    def seen() -> bool:
+        last = turns[-3:]
+        return len(last) == 3 and all(later - earlier >= 0.9 * TURN for earlier, later in pairwise(last))
+
+    wait_for(seen, 20 * TURN, "turns that follow one another")
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -195,10 +209,11 @@ def test_who_wants_a_turn_before_long_has_one_although_nothing_is_to_be_sent(sto
 
     with sending(store, on_turn=on_turn) as (journal, sender):
         assert sender.wait(journal.end, patience=60, limit=60)
-        time.sleep(0.5 * TURN)  # the thread waits by now
-        before = len(turns)
-        time.sleep(2.5 * TURN)
-        assert 2 <= len(turns) - before <= 3 if wanted else len(turns) == before
+        if wanted:
+            turns_after_one_another(turns)
+        else:
+            wait_for(lambda: bool(turns), 60, "a first turn")  # before it waits
+            wait_for(lambda: time.monotonic() - turns[-1] > 2.5 * TURN, 20 * TURN, "time without a turn")
 
 
 def test_who_wants_a_turn_before_long_has_one_while_the_server_is_left_alone(
@@ -217,6 +232,4 @@ def test_who_wants_a_turn_before_long_has_one_while_the_server_is_left_alone(
         journal.append(Rename(RUN, "new"))
         sender.appended(Rename(RUN, "new"))
         wait_for(lambda: sender.away, 60, "a failed attempt")
-        before = len(turns)
-        time.sleep(2.5 * TURN)
-        assert 2 <= len(turns) - before <= 5
+        turns_after_one_another(turns)
