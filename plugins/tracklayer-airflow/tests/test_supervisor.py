@@ -301,7 +301,7 @@ def test_what_cannot_be_told_in_the_end_is_logged(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_coroutines_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     home = AirflowHome(tmp_path / "home", DAGS)
     with AirflowService(home, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}) as airflow:
