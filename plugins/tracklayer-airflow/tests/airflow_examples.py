@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,19 @@ FILES_LEFT_OUT: Final = {
 }
 """Files of example DAGs that are not run, by their names, and why."""
 
+_NOT_SOON: Final = (datetime.now(UTC) + timedelta(days=3)).strftime("%A")
+"""A day of the week that it is not before all tests have ended."""
+
+BY_CLOCK: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "example_branch_datetime_operator": (("pendulum.time(15, 0, 0)", "pendulum.time(0, 0, 0, 1)"),),
+    "example_branch_day_of_week_operator": (
+        ('week_day="Monday"', f'week_day="{_NOT_SOON}"'),
+        ("week_day={WeekDay.SATURDAY, WeekDay.SUNDAY}", "week_day=set(WeekDay)"),
+    ),
+}
+"""What is always changed in files of example DAGs, by their names: a text and what stands for it. They look at the hour or the day,
+which may be another one by the time that the other side is run."""
+
 ADAPTED: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "example_sensors": (
         # Two tasks make and remove a file, in whatever order; both sides have one, and it was anybody's.
@@ -46,10 +60,14 @@ ADAPTED: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
         ("delta=datetime.timedelta(seconds=2), deferrable", "delta=datetime.timedelta(0), deferrable"),
         ("delta=datetime.timedelta(seconds=2)", "poke_interval=0.1, delta=datetime.timedelta(seconds=2)"),
         ("hours=1)).time(),\n        deferrable", "seconds=1)).time(),\n        deferrable"),
+        # The same at every hour: what is an hour from now has passed at eleven in the evening.
+        ("(datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(hours=1)).time()", "datetime.time.max"),
+        ("target_time=datetime.datetime.now(tz=datetime.UTC).time()", "target_time=datetime.time.min"),
+        ("week_day=WeekDay.MONDAY", f"week_day=WeekDay.{_NOT_SOON.upper()}"),
     ),
 }
-"""What is changed in files of example DAGs for ``dag.test()``, by their names: a text and what stands for it. A scheduler runs them
-as they are: it fails what is deferred for a second now and then, see `LEFT_OUT_OF_SCHEDULES`."""
+"""What else is changed in them for ``dag.test()``. A scheduler runs them as they are: it fails what is deferred for a second now and
+then, see `LEFT_OUT_OF_SCHEDULES`."""
 
 DAGS_LEFT_OUT: Final = {
     "example_branch_dop_operator_v3": "looks at the minute of its logical date, which is now; a scheduler is told one",
@@ -111,10 +129,10 @@ def sources() -> list[Path]:
     return found
 
 
-def adapted(path: Path) -> str:
-    """What stands in a file of DAGs, with what is `ADAPTED`; a change that would change nothing is an error."""
+def changed(path: Path, *changes: Mapping[str, Sequence[tuple[str, str]]]) -> str:
+    """What stands in a file of DAGs, with what is changed in it; a change that would change nothing is an error."""
     text = path.read_text()
-    for before, after in ADAPTED.get(path.stem, ()):
+    for before, after in [change for one in changes for change in one.get(path.stem, ())]:
         assert before in text, (path.stem, before)
         text = text.replace(before, after)
     return text
@@ -125,7 +143,7 @@ def copied(folder: Path, *, adapt: bool) -> list[dict[str, Any]]:
 
     Args:
         folder: where to.
-        adapt: with what is `ADAPTED`.
+        adapt: with what is `ADAPTED`, too.
 
     Returns:
         Airflow's setting ``dag_bundle_config_list``, with a bundle for each.
@@ -135,7 +153,7 @@ def copied(folder: Path, *, adapt: bool) -> list[dict[str, Any]]:
         if path.stem not in FILES_LEFT_OUT:
             place = folder / path.stem
             place.mkdir(parents=True)
-            (place / path.name).write_text(adapted(path) if adapt else path.read_text())
+            (place / path.name).write_text(changed(path, BY_CLOCK, ADAPTED if adapt else {}))
             local = "airflow.dag_processing.bundles.local.LocalDagBundle"
             bundles.append({"name": path.stem, "classpath": local, "kwargs": {"path": str(place)}})
     return bundles

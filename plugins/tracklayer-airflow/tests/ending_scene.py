@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SOON: Final = 60.0
 """Seconds within which a try that was killed is to be ended on the tracking server."""
 
-HEARTBEAT_TIMEOUT: Final = 20.0
+HEARTBEAT_TIMEOUT: Final = 30.0
 """Seconds after which Airflow takes a try for lost whose supervisor is silent, while its process may well be alive."""
 
 ENVIRON: Final = {

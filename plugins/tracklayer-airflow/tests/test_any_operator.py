@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.store import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 
 DAGS = Path(__file__).parent / "dags_any_operator"
 # `python` is that of the tests, and makes environments without a registry.

@@ -51,7 +51,7 @@ OUTCOMES: Final = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_neither_the_scheduler_nor_a_task_waits(tmp_path: Path) -> None:
     """First connections are neither taken nor refused, then they are refused."""
     ages: list[float] = []

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 from airflow_story import Story
+from ending_scene import HEARTBEAT_TIMEOUT
 from ending_table import DONE, GONE, ROWS, Ended, Ending, check, how
 
 from harness.airflow import AirflowHome, AirflowService
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 WORKERS = ("worker-1", "worker-2")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2_400)]
 
 
 @dataclass
@@ -65,7 +66,7 @@ def celery(
             "AIRFLOW__CELERY__BROKER_URL": redis_uri,
             "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database}",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": f"{HEARTBEAT_TIMEOUT:.0f}",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
         home = AirflowHome(folder / "home", HERE / "dags_scheduled", database=database)
@@ -114,7 +115,7 @@ def test_a_task_that_is_killed_alone_and_a_worker_that_is_killed_with_its_tasks(
         os.kill(process.pid, signal.SIGKILL)
 
     # Nobody on the lost machine delivers its journal: the scheduler misses the heartbeats, and says so.
-    wait_for(lambda: ends(*gone) == {GONE}, 120, "end of the tries on the lost machine")
+    wait_for(lambda: ends(*gone) == {GONE}, 120 + HEARTBEAT_TIMEOUT, "end of the tries on the lost machine")
     assert goes_on()
     for task in tasks:
         (celery.hold / f"held.{task}.go").touch()

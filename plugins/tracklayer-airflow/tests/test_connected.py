@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 
 BY_AIRFLOW = {"AIRFLOW__TRACKLAYER__MLFLOW_CONN_ID": "mlflow_team"}
 BY_VARIABLE = {"TRACKLAYER_AIRFLOW_MLFLOW_CONN_ID": "mlflow_team"}

@@ -23,6 +23,8 @@ EXAMPLES = Path(tracklayer_airflow.__file__).parent / "example_dags"
 
 SHIPPED = ("example_tracklayer", "example_tracklayer_observed", "example_tracklayer_registry")
 
+pytestmark = pytest.mark.timeout(1_200)
+
 pytest.importorskip("flights_model")
 
 

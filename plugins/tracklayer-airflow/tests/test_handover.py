@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tracklayer.context import Token
 
+pytestmark = pytest.mark.timeout(1_200)
+
 UPSTREAM = {
     "prepare": [],
     "train": ["prepare"],  # by way of a task that is not tracked

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracklayer.store import Run
 
 # Before Airflow 3.3 dag.test() takes ten times as long.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2_700)]
 
 DAGS = Path(__file__).parent / "dags_odd"
 IDS = ("odd", "odd_classes", "odd_native", "odd_observed", "odd_pickled")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from harness.airflow import AirflowHome
 
+pytestmark = pytest.mark.timeout(1_200)
+
 START = """
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator

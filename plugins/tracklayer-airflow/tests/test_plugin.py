@@ -19,6 +19,8 @@ from tracklayer_airflow.provider import get_provider_info
 if TYPE_CHECKING:
     from harness.airflow import AirflowHome
 
+pytestmark = pytest.mark.timeout(1_200)
+
 # All in one process for each way to configure it: Airflow takes seconds to import.
 WHAT_IS_THERE = """
 from celery.signals import worker_ready

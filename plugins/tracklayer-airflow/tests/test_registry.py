@@ -28,6 +28,8 @@ from tracklayer_airflow.sensors import MlflowRunSensor, ModelAliasSensor
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
 
+pytestmark = pytest.mark.timeout(1_200)
+
 
 @dataclass
 class Connection:

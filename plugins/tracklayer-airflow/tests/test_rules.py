@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DAGS = Path(__file__).parent
 
+pytestmark = pytest.mark.timeout(1_200)
+
 
 @dataclass
 class Operator:

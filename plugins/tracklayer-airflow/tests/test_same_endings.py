@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from harness.backends import Backend
     from harness.mlflow import MlflowServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4_000)]
 
 SECONDS = 900
 """Time limit for all DAGs of one side."""
@@ -130,7 +130,6 @@ def sides(
     return Sides(mlflow_server.uri, python, (first, second), (untracked, with_it))
 
 
-@pytest.mark.timeout(4_000)
 def test_every_example_ends_as_it_ends_untracked(sides: Sides) -> None:
     untracked, tracked = sides.told
     assert untracked.keys() == tracked.keys()

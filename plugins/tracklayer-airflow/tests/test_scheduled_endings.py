@@ -47,7 +47,7 @@ CASES_OF_OBSERVED: Final = (
     "DAG run deleted",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2_400)]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ DAGS = Path(__file__).parent / "dags"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_two_dags_that_an_asset_joins(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()

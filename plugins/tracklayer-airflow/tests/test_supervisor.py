@@ -348,7 +348,7 @@ def test_the_end_of_a_try_that_was_resumed_is_announced_before_its_callbacks(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_coroutines_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     home = AirflowHome(tmp_path / "home", DAGS)
     with AirflowService(home, environ={"MLFLOW_TRACKING_URI": mlflow_server.uri}) as airflow:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DAGS = Path(__file__).parent / "dags_switched_off"
 
+pytestmark = pytest.mark.timeout(1_200)
+
 WHY = "tracking is off because there is no tracking URI: set MLFLOW_TRACKING_URI"
 
 

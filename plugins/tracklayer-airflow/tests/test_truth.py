@@ -44,7 +44,7 @@ with DAG("forgotten", schedule=None):
     once()
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 
 
 @dataclass

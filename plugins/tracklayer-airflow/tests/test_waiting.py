@@ -22,23 +22,33 @@ DAG = Path(__file__).parent / "dags_any_operator" / "waiting.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_dag_that_starts_another_and_waits_for_it(
     tmp_path: Path, mlflow_server: MlflowServer, postgresql: Backend
 ) -> None:
     """On PostgreSQL: on SQLite a busy Airflow answers its own sensors that the database is locked."""
-    folder = tmp_path / "dags"
+    folder, hold = tmp_path / "dags", tmp_path / "hold"
     folder.mkdir()
+    hold.touch()
     (folder / DAG.name).write_text(DAG.read_text())
     with ExitStack() as stack:
         home = AirflowHome(tmp_path / "home", folder, database=stack.enter_context(postgresql.database()))
         environ = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_AIRFLOW_OWN_RUNS": "true"}
-        environ["AIRFLOW__TRACKLAYER__PASS_TOKENS"] = "True"
+        environ |= {"AIRFLOW__TRACKLAYER__PASS_TOKENS": "True", "TEST_HOLD": str(hold)}
         airflow = stack.enter_context(AirflowService(home, environ=environ, triggerer=True))
         run_id = airflow.trigger("waiting")
-        state = airflow.wait("waiting", run_id, seconds=240)["state"]
-        tasks = airflow.call(f"/api/v2/dags/waiting/dagRuns/{quote(run_id)}/taskInstances")["task_instances"]
-        assert state == "success", {task["task_id"]: (task["state"], task["try_number"]) for task in tasks}
+
+        def ended(dag_id: str, run_id: str) -> dict[str, tuple[str, int]]:
+            path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
+            found = airflow.call(path)["task_instances"]
+            return {task["task_id"]: (task["state"], task["try_number"]) for task in found}
+
+        not_yet = {None, "scheduled", "queued", "running"}
+        wait_for(lambda: ended("waiting", run_id)["whole"][0] not in not_yet, 240, "sensor that is deferred")
+        hold.unlink()
+        state = airflow.wait("waiting", run_id, seconds=480)["state"]
+        given_up = [line for line in airflow.log("scheduler").splitlines() if "state attribute is" in line]
+        assert state == "success", (ended("waiting", run_id), given_up)
         triggered, plainly = airflow.wait("awaited"), airflow.wait("started_plainly")
         waiting = Story(mlflow_server.uri, "waiting", {"run_id": run_id})
         awaited = Story(mlflow_server.uri, "awaited", {"run_id": triggered["dag_run_id"]})

@@ -17,7 +17,10 @@ Git = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No CI system, no configuration of the machine, no repository around the working directory, nothing remembered."""
+    """No CI system, no configuration of the machine, no repository around the working directory, nothing remembered.
+
+    And a git that is given time: one that a busy machine keeps waiting for longer than `plugin.TIMEOUT` is not asked again.
+    """
     prefixes = ("GIT_", "CI_", "GITHUB_", "TRACKLAYER_", "BUILD", "BITBUCKET_", "CIRCLE_", "CODEBUILD_", "DRONE_")
     for name in list(os.environ):
         if name.startswith((*prefixes, "CHANGE_BRANCH", "TAG_NAME")):
@@ -28,6 +31,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     plugin._git.cache_clear()
+    monkeypatch.setattr(plugin, "TIMEOUT", 30.0)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from ending_trigger import EndingTrigger
 
 from tracklayer_airflow import tracked
 
-PAUSE = 7
+PAUSE = 15
+"""Seconds until a trigger ends a task. One that fails itself has a worker come back: see ``PAUSE`` in ``dags_scheduled``."""
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -50,7 +51,7 @@ with DAG("ended", schedule=None, start_date=BEGIN):
     tracked(TimeDeltaSensor)(task_id="marked", delta=timedelta(days=1), deferrable=True)
 
 # Long enough for the trigger to have ended the first task on a busy machine, too.
-for name, timeout in (("timed_out", timedelta(seconds=75)), ("marked_run", None)):
+for name, timeout in (("timed_out", timedelta(seconds=90)), ("marked_run", None)):
     with DAG(name, schedule=None, start_date=BEGIN, dagrun_timeout=timeout):
         tracked(Waits)(task_id="failed", ends="failed")
         tracked(TimeDeltaSensor)(task_id="endless", delta=timedelta(days=1), deferrable=True)

@@ -27,7 +27,7 @@ def kill_oneself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def hold(seconds: float = 900) -> None:
+def hold(seconds: float = 2_400) -> None:
     """Wait until the test says go on, having said who and where we are; no longer than the test itself may take."""
     ti = get_current_context()["ti"]
     folder = Path(os.environ["TEST_HOLD"])

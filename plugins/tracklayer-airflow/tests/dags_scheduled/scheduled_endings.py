@@ -31,10 +31,12 @@ import tracklayer
 from tracklayer_airflow import Tracked, tracked
 
 BEGINNING = datetime(2025, 1, 1, tzinfo=UTC)
-PAUSE = timedelta(seconds=12)
+PAUSE = timedelta(seconds=16)
 """Between two parts of one try. Airflow 3.3 fails a try whose next part runs when it hears of the last one's end, and
-LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too), and longer while all of
-these tasks begin."""
+LocalExecutor's supervisors now and then take five seconds to see that (without tracking, too), and three times as long while
+all of these tasks begin."""
+FIRST = 100
+"""The priority of what is to have begun before the time is up for its DAG run, though others have all of the slots."""
 ARGUMENTS: dict[str, Any] = {"retry_delay": timedelta(seconds=1)}
 
 
@@ -103,9 +105,9 @@ with DAG("ends", schedule=None, start_date=BEGINNING, default_args=ARGUMENTS):
         log_try()
         die(lambda: os._exit(7))
 
-    @task.tracked(execution_timeout=timedelta(seconds=5))
+    @task.tracked(execution_timeout=timedelta(seconds=30))
     def execution_timeout() -> None:
-        time.sleep(120)
+        time.sleep(300)
 
     @task.tracked
     def sigterm() -> None:
@@ -241,9 +243,9 @@ with DAG("cleared", schedule=None, start_date=BEGINNING):
 
     again() >> EmptyOperator(task_id="end")
 
-with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=60)):
+with DAG("timed", schedule=None, start_date=BEGINNING, dagrun_timeout=timedelta(seconds=75)):
 
-    @task.tracked(task_id="endless")
+    @task.tracked(task_id="endless", priority_weight=FIRST)
     def endless() -> None:
         log_try()
         hold()
