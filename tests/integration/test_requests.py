@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.patience import TIMEOUT, patient
 from tracklayer import RunContext, RunRef, TaskRun, WorkflowRun
 from tracklayer.identity import parse_token
 from tracklayer.journal.recorders import close_recorders
-from tracklayer.settings import Settings
 from tracklayer.tracking import close_workflow_run, open_workflow_run, track
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def test_a_new_process_asks_once_for_the_experiment(proxy: RecordingProxy, workf
     )
     # Other time-outs make another back end in this process, which knows as little as a new process does.
     close_recorders()
-    stage(where, settings=Settings(tracking_uri=proxy.uri, timeout=6.0))
+    stage(where, settings=patient(proxy.uri, timeout=TIMEOUT + 1))
     assert paths(proxy) == ["experiments/get-by-name", "runs/search", "runs/create", "runs/log-batch", "runs/update"]
 
 
