@@ -54,18 +54,13 @@ class _Announcement:
         self._over = False
 
     def __call__(self) -> None:
-        if (
-            self._over or self._ti.state != KINDS[self._kind]
-        ):  # code of the task's looks at them, or calls them by itself
+        if self._over or self._ti.state != KINDS[self._kind]:  # code of the task's looks at them, or calls them by itself
             return
         self._over = True
-        failed, skipped = (
-            self._kind in {"on_failure_callback", "on_retry_callback"},
-            self._kind == "on_skipped_callback",
-        )
+        failed = self._kind in {"on_failure_callback", "on_retry_callback"}
         try:
             error = (self._ti.get_template_context().get("exception") or "the task failed") if failed else None
-            self._announce(error, skipped)
+            self._announce(error, self._kind == "on_skipped_callback")
         except Exception:
             log.warning("tracking: the end of an observed task is told only after its callbacks", exc_info=True)
 
