@@ -54,7 +54,8 @@ class _Announcement:
         self._over = False
 
     def __call__(self) -> None:
-        if self._over or self._ti.state != KINDS[self._kind]:  # code of the task's looks at them, or calls them by itself
+        # Code of the task's may look at them, or call them by itself.
+        if self._over or self._ti.state != KINDS[self._kind]:
             return
         self._over = True
         failed = self._kind in {"on_failure_callback", "on_retry_callback"}
