@@ -52,7 +52,7 @@ def stories(airflow_home: AirflowHome, mlflow_server: MlflowServer, given_token:
     told = airflow_home.test(
         *("plain_endings", "tracked_endings", "handing_over", "writes_data", "reads_data"),
         *dags,
-        environ={"MLFLOW_TRACKING_URI": mlflow_server.uri},
+        environ={"MLFLOW_TRACKING_URI": mlflow_server.uri, "TEST_TIME_LIMIT": "5"},
     )
     flush(mlflow_server.uri, journal=airflow_home.folder / "journal")  # on a busy machine something may be late
     return {dag_id: Story(mlflow_server.uri, dag_id, told[dag_id]) for dag_id in told}

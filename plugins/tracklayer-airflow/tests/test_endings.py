@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.airflow import AirflowHome
     from harness.mlflow import MlflowServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 
 
 ENDINGS = {

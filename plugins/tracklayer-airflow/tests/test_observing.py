@@ -38,6 +38,8 @@ DAGS = Path(__file__).parent / "dags_observed"
 
 FIELD = "automated_training"
 
+pytestmark = pytest.mark.timeout(1_200)
+
 # `python` is that of the tests, and makes environments without a registry.
 VIRTUALENV = {
     "AIRFLOW__STANDARD__VENV_INSTALL_METHOD": "pip",
@@ -408,11 +410,14 @@ def part(name: str, uri: str, journal: Path, *arguments: str) -> None:
 def test_a_parent_that_may_never_come_is_waited_for_only_after_an_outage(
     recording_proxy: RecordingProxy, tmp_path: Path, kind: str, seconds_ago: int
 ) -> None:
-    """The scheduler's machine and the worker's have journals of their own, and nobody knows whether MLflow was used."""
+    """The scheduler's machine and the worker's have journals of their own, and nobody knows whether MLflow was used.
+
+    The machine may take its time, too: what is delivered `PROMPT` after the end is late.
+    """
     dag_id, scheduler, worker = f"{kind}-{seconds_ago}", tmp_path / "scheduler", tmp_path / "worker"
     with recording_proxy.refused():
         part("task", recording_proxy.uri, worker, dag_id)
-        part("end", recording_proxy.uri, scheduler, dag_id, str(seconds_ago), kind)
+        part("end", recording_proxy.uri, scheduler, dag_id, str(seconds_ago - 20), kind)
     flush(recording_proxy.uri, journal=scheduler, left=seconds_ago > 0)
     assert bool(journals(scheduler)) is (seconds_ago > 0)
     flush(recording_proxy.uri, journal=worker)
@@ -427,7 +432,6 @@ def test_a_parent_that_may_never_come_is_waited_for_only_after_an_outage(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     folder = tmp_path / "dags"
     folder.mkdir()
@@ -497,7 +501,7 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
 def test_nobody_waits_long_to_learn_whether_a_run_was_left_open() -> None:
     """A task that was rescheduled asks for its run at its end, and a server may take the question and not answer."""
     with socket.create_server(("127.0.0.1", 0)) as frozen:
-        settings = Settings(tracking_uri=f"http://127.0.0.1:{frozen.getsockname()[1]}")
+        settings = Settings(tracking_uri=f"http://127.0.0.1:{frozen.getsockname()[1]}", timeout=60)
         began = time.monotonic()
         assert not observing._is_there("mlflow.tracklayer.key.0", settings)
-        assert time.monotonic() - began < 2, "the store's own time-out is 5 s"
+        assert time.monotonic() - began < 30, "the store's own time-out is 60 s"

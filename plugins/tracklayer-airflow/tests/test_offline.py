@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DAGS = ("tracked_endings", "handing_over")
 SCHEDULED = Path(__file__).parent / "dags" / "assets.py"
 
+pytestmark = pytest.mark.timeout(1_200)
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
@@ -41,7 +43,7 @@ def test_an_outage_leaves_no_trace_in_the_story(
 ) -> None:
     with recording_proxy.refused():
         environ = {"MLFLOW_TRACKING_URI": recording_proxy.uri, "TRACKLAYER_JOURNAL": str(journal)}
-        told = airflow_home.test(*DAGS, environ=environ)
+        told = airflow_home.test(*DAGS, environ={**environ, "TEST_TIME_LIMIT": "5"})
     offline = {dag_id: Story(recording_proxy.uri, dag_id, told[dag_id]) for dag_id in DAGS}
     assert [story.runs for story in offline.values()] == [[], []]
     for dag_id in DAGS:
@@ -148,7 +150,6 @@ def test_a_deferred_task_goes_on_elsewhere_while_the_server_is_away(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_dags_that_an_asset_joins(tmp_path: Path, recording_proxy: RecordingProxy) -> None:
     """A real scheduler with the processes that belong to it, cut off from the tracking server from the start."""
     folder = tmp_path / "dags"

@@ -12,7 +12,7 @@ from typing import Any
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator, dag, get_current_context, task
 
-PAUSE = timedelta(seconds=7)
+PAUSE = timedelta(seconds=15)
 """See ``dags_scheduled``: longer than Airflow may take to hear of the end of a part of a try."""
 
 
