@@ -42,6 +42,8 @@ class Script:
                 **_environ(),
                 "MLFLOW_TRACKING_URI": tracking_uri,
                 "PREFECT_HOME": str(folder / "prefect"),
+                "PREFECT_LOCAL_STORAGE_PATH": str(folder / "prefect" / "storage"),
+                "TRACKLAYER_JOURNAL": str(folder / "journal"),
                 "TRACKLAYER_PATIENCE": str(PATIENCE),
             },
             cwd=folder,
