@@ -24,14 +24,14 @@ BEGAN = 1_700_000_000_000
 STORY = """
 import os, signal, sys
 from harness.leaving import opening_of
+from harness.patience import patient
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import *
 from tracklayer.journal.recorders import recorder_of
 from tracklayer.provisional import PENDING, provisional_id
-from tracklayer.settings import Settings
 
 uri, journal, name, end, carry = sys.argv[1:]
-settings = Settings(tracking_uri=uri, journal=journal, patience=20.0, carry=carry or None)
+settings = patient(uri, journal=journal, carry=carry or None)
 recorder = recorder_of(open_backend(settings), settings)
 local = recorder.begin(opening_of(name), wait=20).ref.run_id
 fold = Create(provisional_id(), PENDING, "fold", 1_700_000_000_700, {"mlflow.parentRunId": local}, local)

@@ -7,8 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import tracklayer
+from harness.patience import patient
 from tracklayer import RunContext, TaskRun, WorkflowRun
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -27,12 +27,14 @@ class Pipeline:
         uri: where it is tracked.
         workflow: its name, and that of its experiment.
         client: asks MLflow what is there.
+        settings: those of its stages, beside the place and the journal; for a test to change.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, **settings: Any) -> None:
         from mlflow import MlflowClient
 
         self.uri = uri
+        self.settings: dict[str, Any] = {"on_error": "raise", "disabled_plugins": PLUGINS, **settings}
         self.workflow = f"pipeline-{uuid.uuid4().hex[:8]}"
         self.client = MlflowClient(uri)
 
@@ -45,7 +47,7 @@ class Pipeline:
 
     def stage(self, name: str = "training", **options: Any) -> AbstractContextManager[tracklayer.StageRun]:
         journal = os.environ.get("TRACKLAYER_JOURNAL")  # of this test alone
-        settings = Settings(tracking_uri=self.uri, journal=journal, on_error="raise", disabled_plugins=PLUGINS)
+        settings = patient(self.uri, journal=journal, **self.settings)
         return tracklayer.track(name, context=self.context(name), settings=settings, **options)
 
     def run(self, run_id: str | None) -> Run:

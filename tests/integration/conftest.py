@@ -12,11 +12,11 @@ from harness.forgiving import Forgiving
 from harness.guarded import guarded_server
 from harness.line import Line
 from harness.orchestrator import VARIABLE, Truth
+from harness.patience import patient
 from harness.pipeline import Pipeline
 from harness.world import World
 from tracklayer.backend import open_backend
 from tracklayer.journal.recorder import Recorder
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
+    from tracklayer.backend import Backend
+    from tracklayer.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -77,17 +79,29 @@ def proxy(mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingPr
 @pytest.fixture
 def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
     """Tracking through the proxy, with a journal of the test's own, and enough patience for a busy machine."""
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20.0)
+    return patient(proxy.uri, journal=str(tmp_path / "journal"))
 
 
 @pytest.fixture
-def recorder(settings: Settings) -> Iterator[Recorder]:
+def backend(settings: Settings) -> Backend:
+    """The tracking back end of these settings."""
+    found = open_backend(settings)
+    assert found
+    return found
+
+
+@pytest.fixture
+def recorder(backend: Backend, settings: Settings) -> Iterator[Recorder]:
     """What records a stage with these settings."""
-    backend = open_backend(settings)
-    assert backend
     made = Recorder(backend, settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that count requests: on a busy machine an end comes late, which takes two more than one in good time."""
+    monkeypatch.setattr("tracklayer.journal.late_ends.LATE", 60_000)
 
 
 @pytest.fixture

@@ -22,9 +22,11 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from harness.forgiving import delivered, soon
+from harness.patience import PATIENCE, TIMEOUT
 from harness.proxy import HTML
 from tracklayer.journal.recorder import Recorder
 from tracklayer.provisional import is_provisional, provisional_id
+from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -261,6 +263,8 @@ def test_what_needs_the_server_says_soon_that_it_is_away(
     away: tuple[Pipeline, RecordingProxy], name: str, how: str
 ) -> None:
     pipeline, proxy = away
+    if how == "silent":  # as long as a call waits then, each of these waits at least once
+        pipeline.settings |= {"patience": Settings().patience, "timeout": Settings().timeout}
     other = pipeline.client.create_run("0").info.run_id
     with pipeline.stage() as stage:
         mlflow.log_param("lr", 0.1)
@@ -385,8 +389,11 @@ def test_a_stage_that_was_opened_without_the_server_has_everything_in_the_end(
     assert MlflowClient(pipeline.uri).get_run(stage.run_id or "").info.run_id == told.info.run_id
 
 
+@pytest.mark.usefixtures("in_time")
 def test_a_tutorial_takes_few_requests(away: tuple[Pipeline, RecordingProxy]) -> None:
     pipeline, proxy = away
+    # A look whether the server is there is a request more, and so is what is sent for its age.
+    pipeline.settings |= {"patience": PATIENCE, "timeout": TIMEOUT, "flush_interval": 60.0}
     with pipeline.stage("first"):  # makes the parent and the experiment
         pass
     proxy.forget()
