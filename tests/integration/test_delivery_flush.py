@@ -18,10 +18,12 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import urllib3
 
 from harness.leaving import opening_of, story
+from harness.patience import patient
 from harness.proxy import refused_port
 from tracklayer.backend import open_backend
 from tracklayer.journal.carrying import SUFFIX, CarryingError, carried, fetched, shelf
@@ -29,20 +31,15 @@ from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.operations import Artifact, End, Log, Point
 from tracklayer.journal.recorder import Recorder
 from tracklayer.provisional import provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from harness.proxy import RecordingProxy
+    from tracklayer.settings import Settings
     from tracklayer.store import Run
 
 COMMAND = [sys.executable, "-c", "from tracklayer.cli import main; main()", "flush"]
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
 
 
 @pytest.fixture
@@ -237,7 +234,7 @@ def test_watching_delivers_as_soon_as_it_can_and_ends_when_told(
 
 
 def carrying(settings: Settings, url: str) -> Settings:
-    return Settings(tracking_uri=settings.tracking_uri, journal=settings.journal, carry=url)
+    return msgspec.structs.replace(settings, carry=url)
 
 
 @pytest.mark.parametrize("kind", ["file", "path", "fsspec"])
@@ -321,9 +318,7 @@ def test_what_is_in_memory_only_is_carried_away_and_delivered_from_there(
     url = f"simplecache::file://{place}" if kind == "fsspec" else str(place)
     if kind == "fsspec":
         pytest.importorskip("fsspec")
-    settings = Settings(
-        tracking_uri=proxy.uri, journal="off" if where == "nowhere" else str(small_disk), carry=url, patience=1.0
-    )
+    settings = patient(proxy.uri, journal="off" if where == "nowhere" else str(small_disk), carry=url)
     backend = open_backend(settings)
     assert backend
     content = random.Random(1).randbytes(300_000)

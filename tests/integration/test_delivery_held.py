@@ -19,19 +19,18 @@ import pytest
 
 from harness.leaving import BEGAN
 from harness.proxy import Answer
-from tracklayer.backend import open_backend
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.inspection import inspect
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.provisional import id_tag, provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
+    from tracklayer.settings import Settings
     from tracklayer.store import Run
 
 FILES: Final = "/api/2.0/mlflow-artifacts"
@@ -42,13 +41,13 @@ POINTS: Final = 3_000
 
 LOGGED: Final = """
 import os, signal, sys
+from harness.patience import patient
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import *
 from tracklayer.journal.recorders import recorder_of
-from tracklayer.settings import Settings
 
 uri, journal, carry, end, waiting, a, b, began = sys.argv[1:]
-settings = Settings(tracking_uri=uri, journal=journal, patience=30.0)
+settings = patient(uri, journal=journal)
 recorder, began = recorder_of(open_backend(settings), settings), int(began)
 
 def point(key, step):
@@ -76,13 +75,13 @@ assert not recorder.close(carry=carry or None)
 
 RECOVERED: Final = """
 import os, signal, sys
+from harness.patience import patient
 from tracklayer.backend import open_backend
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.recovery import Recovery, left_behind
-from tracklayer.settings import Settings
 
 uri, journal, end = sys.argv[1:]
-settings = Settings(tracking_uri=uri, journal=journal)
+settings = patient(uri, journal=journal)
 backend = open_backend(settings)
 (path,) = left_behind(settings, backend.store.uri)
 recovery = Recovery(LeftJournal.take(path), backend, settings)
@@ -92,18 +91,6 @@ if end == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 recovery.finish()
 """
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
-
-
-@pytest.fixture
-def backend(settings: Settings) -> Backend:
-    found = open_backend(settings)
-    assert found
-    return found
 
 
 class Scene:

@@ -12,7 +12,6 @@ import pytest
 from harness.leaving import BEGAN, opening_of, story
 from harness.process import wait_for
 from harness.proxy import Answer
-from tracklayer.backend import open_backend
 from tracklayer.ending import end_instead
 from tracklayer.exceptions import StoreError
 from tracklayer.identity import key_tag, workflow_run_key
@@ -24,7 +23,6 @@ from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.parent import make_parent, settle_parents
 from tracklayer.provisional import id_tag
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,19 +31,8 @@ if TYPE_CHECKING:
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
     from tracklayer.context import Status
+    from tracklayer.settings import Settings
     from tracklayer.store import Run, Store
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
-
-
-@pytest.fixture
-def backend(settings: Settings) -> Backend:
-    found = open_backend(settings)
-    assert found
-    return found
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from harness.leaving import opening_of
-from tracklayer.backend import open_backend
+from harness.patience import patient
 from tracklayer.exceptions import StoreUnavailable
 from tracklayer.identity import UPSTREAM_TAG, upstream_tag
 from tracklayer.journal.delivery import Delivery
@@ -26,13 +26,13 @@ from tracklayer.journal.live import open_journal
 from tracklayer.journal.operations import Begin, End, GivenOut, Header, LeftOpen, Log, Point
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.provisional import EXPECTED_TAG, id_tag, provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
     from tracklayer.context import Status
     from tracklayer.journal.operations import Operation
+    from tracklayer.settings import Settings
     from tracklayer.store import Run
 
 LIMIT: Final = 1_048_576
@@ -55,14 +55,14 @@ FLOW: Final = """
 import os, signal, sys
 from dataclasses import replace
 from harness.leaving import opening_of
+from harness.patience import patient
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import *
 from tracklayer.journal.recorders import recorder_of
 from tracklayer.provisional import provisional_id
-from tracklayer.settings import Settings
 
 uri, journal, name, limit = sys.argv[1:]
-settings = Settings(tracking_uri=uri, journal=journal, journal_limit=int(limit), patience=20.0)
+settings = patient(uri, journal=journal, journal_limit=int(limit))
 recorder = recorder_of(open_backend(settings), settings)
 stage = opening_of(name)
 parent = recorder.begin(replace(stage.parent, context=replace(stage.parent.context, owns_workflow_run=True)), wait=20)
@@ -83,7 +83,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 SCRIPT: Final = """
 import os, signal, sys
 import tracklayer
-from tracklayer.settings import Settings, load
+from tracklayer.settings import load
 settings = load()
 with tracklayer.track("training") as run:
     run.log_metric("loss", 1.0)
@@ -96,14 +96,7 @@ with tracklayer.track("training") as run:
 
 @pytest.fixture
 def settings(mlflow_server: MlflowServer, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal"))
-
-
-@pytest.fixture
-def backend(settings: Settings) -> Backend:
-    found = open_backend(settings)
-    assert found
-    return found
+    return patient(mlflow_server.uri, journal=str(tmp_path / "journal"))
 
 
 def runs_of(backend: Backend, name: str) -> dict[str, Run]:

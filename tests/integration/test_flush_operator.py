@@ -31,21 +31,16 @@ from tracklayer.journal.inheritance import carry_away
 from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, End, Header, Log, Point
 from tracklayer.journal.recorder import Recorder
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.proxy import RecordingProxy
+    from tracklayer.settings import Settings
 
 ENDED = 1_700_000_009_000
 UPLOADS = "/api/2.0/mlflow-artifacts"
 PAGE = Path(__file__).parents[2] / "docs/how-to/deliver-what-is-left.md"
-
-
-@pytest.fixture
-def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
 
 
 @pytest.fixture
