@@ -14,6 +14,7 @@ import mlflow
 import pytest
 
 from harness.leaving import BEGAN, opening_of
+from harness.patience import TIMEOUT, patient
 from harness.process import wait_for
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
@@ -25,7 +26,7 @@ from tracklayer.journal.operations import Artifact, Consumed, End, Log, Point
 from tracklayer.journal.recorder import UNKEPT_TAG, Recorder
 from tracklayer.linking import link_tags, produced_tags
 from tracklayer.provisional import EXPECTED_TAG, PENDING, id_tag, is_provisional, provisional_id
-from tracklayer.settings import Settings
+from tracklayer.store.opening import open_store
 from tracklayer.store.transport import DELAYS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.opening import Opening
-    from tracklayer.store import Run
+    from tracklayer.store import Run, Store
 
 
 @dataclass
@@ -54,7 +55,7 @@ def machine(
     def make(**more: Any) -> Machine:
         proxy = proxy_before(mlflow_server.uri)
         journal = str(tmp_path / f"machine-{len(made)}")
-        settings = Settings(tracking_uri=proxy.uri, journal=journal, patience=20.0, **more)
+        settings = patient(proxy.uri, journal=journal, **more)
         backend = open_backend(settings)
         assert backend
         made.append(Machine(Recorder(backend, settings), proxy))
@@ -66,16 +67,21 @@ def machine(
 
 
 @pytest.fixture
+def store(mlflow_server: MlflowServer) -> Store:
+    """Asks the server itself."""
+    return open_store(mlflow_server.uri, connect_timeout=5, timeout=TIMEOUT)
+
+
+@pytest.fixture
 def name() -> str:
     return f"links-{uuid.uuid4().hex[:12]}"
 
 
 def run_of(recorder: Recorder, local: str) -> Run:
     deadline = time.monotonic() + 60
-    while (run_id := recorder.resolve(local)) is None or recorder.away:
+    while (run_id := recorder.resolve(local)) is None or not recorder.flush(30):
         assert time.monotonic() < deadline, recorder.error
         time.sleep(0.05)
-    assert recorder.flush(30)
     return recorder.backend.store.get_run(run_id)
 
 
@@ -116,6 +122,29 @@ def test_a_link_to_a_run_that_comes_later_leads_to_it_then(machine: Callable[[],
         assert upstream_tag(made.run_id) in consumer.tags
         assert upstream_tag(producer.run_id) not in consumer.tags
         assert producer.run_id not in consumer.tags.get(NOTE_TAG, "")
+
+
+@dataclass
+class Expected:
+    """A run that another one, which is there, expects by an id that was derived.
+
+    Attributes:
+        opening: with which it is begun.
+        tag: of the other one, until they are linked.
+        consumer: id of the other one.
+    """
+
+    opening: Opening
+    tag: str
+    consumer: str
+
+
+@pytest.fixture
+def expected(store: Store, name: str) -> Expected:
+    identifier, opening = provisional_id(), opening_of(name, "prepare")
+    tag = EXPECTED_TAG + identifier
+    consumer = store.create_run("0", name="consumer", start_time=BEGAN, tags={tag: "hand-over"}).run_id
+    return Expected(replace(opening, tags={**opening.tags, id_tag(identifier): "1"}), tag, consumer)
 
 
 class Gone:
@@ -186,35 +215,29 @@ def test_a_run_is_delivered_although_nobody_may_write_to_the_run_that_was_linked
 
 
 def test_a_run_ends_and_is_done_with_although_nobody_may_write_to_the_run_that_expected_it(
-    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+    machine: Callable[[], Machine], store: Store, expected: Expected
 ) -> None:
-    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
-    assert other
-    identifier = provisional_id()
-    tags = {EXPECTED_TAG + identifier: "hand-over"}
-    consumer = other.store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
-    Denied(consumer.run_id).between(one.proxy)
-    opening = opening_of(name, "prepare")
-    with given_out(one, replace(opening, tags={**opening.tags, id_tag(identifier): "1"})) as producer:
+    one = machine()
+    Denied(expected.consumer).between(one.proxy)
+    with given_out(one, expected.opening) as producer:
         one.recorder.append(Artifact(producer.run_id, "after.txt", one.recorder.keep(b"the end")))
     made = run_of(one.recorder, producer.run_id)
     assert (made.status, one.recorder.held) == ("FINISHED", {})
-    assert other.store.read_artifact(made, "after.txt") == b"the end"
+    assert store.read_artifact(made, "after.txt") == b"the end"
     assert one.recorder.close()
 
 
 def test_a_link_that_nobody_may_look_at_again_is_let_go_of(
-    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str, caplog: pytest.LogCaptureFixture
+    machine: Callable[[], Machine], store: Store, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The right to write is taken away after the link was written, and before it is seen where it leads by then."""
-    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
-    assert other
+    one = machine()
     run = one.recorder.backend.store.get_run(one.recorder.begin(opening_of(name), wait=20).ref.run_id)
     assert one.recorder.flush(20)
     identifier = provisional_id()
 
     def create_meanwhile(handler: Any) -> Answer:
-        other.store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags={id_tag(identifier): "1"})
+        store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags={id_tag(identifier): "1"})
         answer: Answer = handler.forwarded()
         Denied(run.run_id).between(one.proxy)
         return answer
@@ -228,7 +251,7 @@ def test_a_link_that_nobody_may_look_at_again_is_let_go_of(
     assert not one.recorder.away
     assert one.recorder.close()
     assert "the tracking server is away" not in caplog.text
-    assert (other.store.get_run(next_run).status, f"of run {run.run_id} to {identifier}" in caplog.text) == (
+    assert (store.get_run(next_run).status, f"of run {run.run_id} to {identifier}" in caplog.text) == (
         "FINISHED",
         True,
     )
@@ -259,10 +282,9 @@ def test_a_link_waits_while_the_credentials_are_refused_altogether(machine: Call
 
 
 def test_a_link_to_a_run_that_comes_while_it_is_written_leads_to_it_although_the_server_goes_away(
-    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+    machine: Callable[[], Machine], store: Store, name: str
 ) -> None:
-    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
-    assert other
+    one = machine()
     run = one.recorder.backend.store.get_run(one.recorder.begin(opening_of(name), wait=20).ref.run_id)
     assert one.recorder.flush(20)
     identifier = provisional_id()
@@ -270,7 +292,7 @@ def test_a_link_to_a_run_that_comes_while_it_is_written_leads_to_it_although_the
 
     def create_meanwhile(handler: Any) -> Answer:
         tags = {id_tag(identifier): "1"}
-        ids.append(other.store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags=tags).run_id)
+        ids.append(store.create_run(run.experiment_id, name="late", start_time=BEGAN, tags=tags).run_id)
         one.proxy.fault(Gone(identifier), "runs/search", 1_000)
         answer: Answer = handler.forwarded()
         return answer
@@ -280,43 +302,29 @@ def test_a_link_to_a_run_that_comes_while_it_is_written_leads_to_it_although_the
     one.recorder.append(End(run.run_id, "FINISHED", BEGAN + 1_000))
 
     def links() -> set[str]:
-        return other.store.get_run(run.run_id).tags.keys() & {upstream_tag(identifier), *map(upstream_tag, ids)}
+        return store.get_run(run.run_id).tags.keys() & {upstream_tag(identifier), *map(upstream_tag, ids)}
 
     wait_for(lambda: bool(ids) and links() == {upstream_tag(ids[0])}, 30, "the link")
 
 
 def test_whoever_expected_a_run_is_linked_to_it_although_the_server_goes_away_at_its_end(
-    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+    machine: Callable[[], Machine], store: Store, expected: Expected
 ) -> None:
-    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
-    assert other
-    identifier = provisional_id()
-    tags = {EXPECTED_TAG + identifier: "hand-over"}
-    consumer = other.store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
-    one.proxy.fault(Gone(EXPECTED_TAG + identifier), "runs/search", 1_000)
-    opening = opening_of(name, "prepare")
-    with given_out(one, replace(opening, tags={**opening.tags, id_tag(identifier): "1"})) as producer:
+    one = machine()
+    one.proxy.fault(Gone(expected.tag), "runs/search", 1_000)
+    with given_out(one, expected.opening) as producer:
         pass
     made = run_of(one.recorder, producer.run_id)
-    linked = other.store.get_run(consumer.run_id).tags
-    assert (made.status, upstream_tag(made.run_id) in linked, EXPECTED_TAG + identifier in linked) == (
-        "FINISHED",
-        True,
-        False,
-    )
+    linked = store.get_run(expected.consumer).tags
+    assert (made.status, upstream_tag(made.run_id) in linked, expected.tag in linked) == ("FINISHED", True, False)
 
 
 def test_whoever_expected_a_run_is_linked_to_it_although_another_process_delivers_its_end(
-    machine: Callable[[], Machine], mlflow_server: MlflowServer, name: str
+    machine: Callable[[], Machine], store: Store, expected: Expected
 ) -> None:
-    one, other = machine(), open_backend(Settings(tracking_uri=mlflow_server.uri))
-    assert other
-    store, identifier = other.store, provisional_id()
-    tags = {EXPECTED_TAG + identifier: "hand-over"}
-    consumer = store.create_run("0", name="consumer", start_time=BEGAN, tags=tags)
-    opening = opening_of(name, "prepare")
+    one = machine()
     with one.proxy.refused():
-        producer = one.recorder.begin(replace(opening, tags={**opening.tags, id_tag(identifier): "1"}), wait=10).ref
+        producer = one.recorder.begin(expected.opening, wait=10).ref
     made = run_of(one.recorder, producer.run_id)
     with one.proxy.refused():
         one.recorder.append(End(producer.run_id, "FINISHED", BEGAN + 1_000))
@@ -324,8 +332,8 @@ def test_whoever_expected_a_run_is_linked_to_it_although_another_process_deliver
     again = Recorder(one.recorder.backend, one.recorder.settings)
     again.look_around()
     wait_for(lambda: store.get_run(made.run_id).status == "FINISHED", 60, "the end")
-    wait_for(lambda: EXPECTED_TAG + identifier not in store.get_run(consumer.run_id).tags, 60, "the link")
-    assert upstream_tag(made.run_id) in store.get_run(consumer.run_id).tags
+    wait_for(lambda: expected.tag not in store.get_run(expected.consumer).tags, 60, "the link")
+    assert upstream_tag(made.run_id) in store.get_run(expected.consumer).tags
     again.close()
 
 
