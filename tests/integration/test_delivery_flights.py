@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leaving import opening_of
+from harness.patience import patient
+from harness.process import wait_for
 from harness.proxy import Answer
 from tracklayer.journal.delivery import Delivery
 from tracklayer.journal.flight import Flight
@@ -19,15 +21,21 @@ from tracklayer.journal.live import open_journal
 from tracklayer.journal.operations import End, Header, Log, Point
 from tracklayer.journal.parcel import FULL, Parcel
 from tracklayer.journal.record import Record
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.proxy import RecordingProxy
     from tracklayer.journal.recorder import Recorder
+    from tracklayer.settings import Settings
 
 POINTS = 6_500
+
+
+@pytest.fixture
+def settings(proxy: RecordingProxy, tmp_path: Path) -> Settings:
+    """What fills no request is sent when somebody waits for it, and not for its age: requests are counted."""
+    return patient(proxy.uri, journal=str(tmp_path / "journal"), flush_interval=60.0)
 
 
 @pytest.fixture
@@ -115,14 +123,21 @@ def test_a_request_that_fails_under_way_is_made_again(
 
 
 def test_a_server_that_goes_away_under_way(recorder: Recorder, proxy: RecordingProxy, run: str) -> None:
+    gone = threading.Event()
+    gone.set()
+
+    def fail(handler: Any) -> Answer:
+        if gone.is_set():
+            return Answer(503, b"")
+        answer: Answer = handler.forwarded()
+        return answer
+
     proxy.fault(lambda handler: handler.forwarded(), "runs/log-batch", 1)
-    proxy.answer(503, path="runs/log-batch", times=8)
+    proxy.fault(fail, "runs/log-batch", 100_000)
     log_points(recorder, run)
-    deadline = time.monotonic() + 30
-    while not recorder.away:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: recorder.away, 60, "notice that the server is away")
     recorder.append(Log(run, tags={"meanwhile": "yes"}))
+    gone.clear()
     assert arrived(recorder, proxy, run) == EVERY
     assert recorder.backend.store.get_run(recorder.resolve(run) or "").tags["meanwhile"] == "yes"
 
@@ -193,7 +208,7 @@ def test_what_was_prepared_behind_a_request_that_failed_is_prepared_anew(
     recorder: Recorder, proxy: RecordingProxy, run: str, tmp_path: Path, before: int
 ) -> None:
     """The server failed inside with one request: it is made again, with as many points of the next as fill another."""
-    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "left"))
+    settings = patient(proxy.uri, journal=str(tmp_path / "left"))
     real = recorder.resolve(run) or ""
     journal = open_journal(settings, Header(1, proxy.uri, "test", os.getpid(), 1_700_000_000_000))
     for begin in range(0, POINTS, 65):
