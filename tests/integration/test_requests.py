@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.patience import TIMEOUT, patient
 from tracklayer import RunContext, RunRef, TaskRun, WorkflowRun
 from tracklayer.identity import parse_token
 from tracklayer.journal.recorders import close_recorders
-from tracklayer.settings import Settings
 from tracklayer.tracking import close_workflow_run, open_workflow_run, track
 
 if TYPE_CHECKING:
@@ -25,10 +25,14 @@ METRICS = {f"metric_{n}": float(n) for n in range(10)}
 
 @pytest.fixture
 def proxy(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], monkeypatch: pytest.MonkeyPatch
+    mlflow_server: MlflowServer,
+    proxy_before: Callable[[str], RecordingProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    in_time: None,
 ) -> RecordingProxy:
     recording = proxy_before(mlflow_server.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", recording.uri)
+    monkeypatch.setenv("TRACKLAYER_FLUSH_INTERVAL", "60")  # else what is logged on a slow machine is sent for its age
     return recording
 
 
@@ -110,7 +114,7 @@ def test_a_new_process_asks_once_for_the_experiment(proxy: RecordingProxy, workf
     )
     # Other time-outs make another back end in this process, which knows as little as a new process does.
     close_recorders()
-    stage(where, settings=Settings(tracking_uri=proxy.uri, timeout=6.0))
+    stage(where, settings=patient(proxy.uri, timeout=TIMEOUT + 1))
     assert paths(proxy) == ["experiments/get-by-name", "runs/search", "runs/create", "runs/log-batch", "runs/update"]
 
 
