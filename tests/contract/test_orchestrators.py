@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.airflow import AirflowHome
+from harness.patience import PATIENCE
 from tracklayer.registry import GROUP
 from tracklayer.testing import CHECKS, Evidence, Orchestrator, check_hooks, check_import, check_outside, run_story
 
@@ -37,7 +38,12 @@ class Script:
     def run(self, folder: Path, tracking_uri: str) -> None:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", str(HERE / f"{self.name}_story.py"), str(folder)],
-            env={**_environ(), "MLFLOW_TRACKING_URI": tracking_uri, "PREFECT_HOME": str(folder / "prefect")},
+            env={
+                **_environ(),
+                "MLFLOW_TRACKING_URI": tracking_uri,
+                "PREFECT_HOME": str(folder / "prefect"),
+                "TRACKLAYER_PATIENCE": str(PATIENCE),
+            },
             cwd=folder,
             capture_output=True,
             text=True,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leaving import opening_of
+from harness.patience import patient
 from harness.proxy import Answer
 from tracklayer.backend import open_backend
 from tracklayer.journal.operations import Artifact, Create, CreateModel, End, Inputs, Log, Outputs, Point, Rename
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.refusals import refusals
 from tracklayer.provisional import PENDING, provisional_id, provisional_model_id
-from tracklayer.settings import Settings
 from tracklayer.store import Dataset, Run
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def test_an_artifact_that_is_refused_is_told_on_the_run_once_it_can_be(
 
 
 def test_an_artifact_whose_copy_is_gone_is_refused_where_there_is_no_folder(proxy: RecordingProxy) -> None:
-    settings = Settings(tracking_uri=proxy.uri, journal="off", patience=20.0)
+    settings = patient(proxy.uri, journal="off")
     backend = open_backend(settings)
     assert backend
     recorder = Recorder(backend, settings)

@@ -15,6 +15,7 @@ import pytest
 
 from harness.late_end import ENDED, Meanwhile, World
 from harness.leaving import opening_of
+from harness.patience import patient
 from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.closing import CLOCKS, close
@@ -34,16 +35,16 @@ from tracklayer.journal.refusals import refusals
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG
 from tracklayer.provisional import provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from tracklayer.backend import Backend
+    from tracklayer.settings import Settings
 
 
 @pytest.fixture
 def settings(mlflow_server: MlflowServer, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal"))
+    return patient(mlflow_server.uri, journal=str(tmp_path / "journal"))
 
 
 @pytest.mark.parametrize("outcome", [None, "skipped"])

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leaving import opening_of
+from harness.patience import patient
 from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.current import _OpenStages, current_run, open_here
 from tracklayer.identity import key_tag
 from tracklayer.journal.recorders import recorder_of
 from tracklayer.outcome import OUTCOME_TAG, Outcome
-from tracklayer.settings import Settings
 from tracklayer.tracking import track
 
 if TYPE_CHECKING:
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
+    from tracklayer.settings import Settings
 
 
 @pytest.fixture
 def settings(mlflow_server: MlflowServer, tmp_path: Path) -> Settings:
-    return Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal"))
+    return patient(mlflow_server.uri, journal=str(tmp_path / "journal"))
 
 
 class TimedOut(BaseException):
@@ -50,7 +51,7 @@ def test_a_stage_that_times_out_while_it_is_opened_is_ended(
     kind: type[BaseException],
 ) -> None:
     proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), patience=20)
+    settings = patient(proxy.uri, journal=str(tmp_path / "journal"))
     opening = opening_of(f"ending-{uuid.uuid4().hex[:12]}")
 
     def late(handler: Any) -> Any:

@@ -16,6 +16,7 @@ import urllib3
 
 from harness.journal import MIB, NOON, appended, everything, header, point, points_on, steps
 from harness.leaving import opening_of
+from harness.patience import patient
 from harness.process import wait_for
 from harness.proxy import refused_port
 from tracklayer.backend import open_backend
@@ -43,7 +44,7 @@ def test_a_run_is_told_what_a_full_journal_did_not_take(
     mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], tmp_path: Path
 ) -> None:
     proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"), journal_limit=200_000, patience=20.0)
+    settings = patient(proxy.uri, journal=str(tmp_path / "journal"), journal_limit=200_000)
     backend = open_backend(settings)
     assert backend is not None
     recorder = Recorder(backend, settings)

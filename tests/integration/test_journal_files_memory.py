@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.journal import MIB, NOON, everything, header, point, points_on, steps
+from harness.patience import patient
 from harness.process import wait_for
 from tracklayer.backend import open_backend
 from tracklayer.journal.folder import JournalFolder
@@ -22,7 +23,6 @@ from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Artifact, GivenOut, Log, Point
 from tracklayer.journal.recorder import Recorder
 from tracklayer.provisional import provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ def test_what_is_in_memory_goes_to_the_disk_though_the_server_is_there_and_nothi
     mlflow_server: MlflowServer, small_disk: Path
 ) -> None:
     """What waits is for a run that somebody else has still to deliver; nobody appends, and no attempt fails."""
-    settings = Settings(tracking_uri=mlflow_server.uri, journal=str(small_disk))
+    settings = patient(mlflow_server.uri, journal=str(small_disk))
     backend = open_backend(settings)
     assert backend is not None
     recorder = Recorder(backend, settings)

@@ -13,12 +13,12 @@ import pytest
 
 import tracklayer
 from harness.line import ARTIFACTS, Line
+from harness.patience import patient
 from harness.process import wait_for
 from harness.proxy import HTML
 from tracklayer.identity import upstream_tag
 from tracklayer.lookup import find
 from tracklayer.provisional import is_provisional
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def test_the_whole_value_of_a_param_is_stored_later(line: Line, wall: Callable[.
 
 
 def test_a_run_that_is_looked_for_is_expected(line: Line, wall: Callable[..., None]) -> None:
-    settings = Settings(tracking_uri=line.proxy.uri)
+    settings = patient(line.proxy.uri)
     wall("")
     found = find("mlflow.tracklayer.task.nobody", settings=settings)
     assert found is not None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.patience import PATIENCE, TIMEOUT
 from harness.proxy import black_hole, refused_port
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.mlflow import MlflowServer
+
+THERE = {"TRACKLAYER_PATIENCE": str(PATIENCE), "TRACKLAYER_TIMEOUT": str(TIMEOUT)}
+"""For a server that is there, on a machine that is busy: what it answers is to be heard."""
 
 TASK = """
 import sys
@@ -126,7 +130,7 @@ def test_a_server_that_never_answers(tmp_path: Path) -> None:
 def test_a_server_that_refuses_the_credentials(
     tmp_path: Path, guarded: MlflowServer, credentials: Mapping[str, str], message: str
 ) -> None:
-    told = ends_as_untracked(tmp_path, {"MLFLOW_TRACKING_URI": guarded.uri, **credentials})
+    told = ends_as_untracked(tmp_path, {"MLFLOW_TRACKING_URI": guarded.uri, **THERE, **credentials})
     assert message in told
     assert "wr0ng-password" not in told
 
@@ -157,6 +161,6 @@ def test_a_uri_that_nothing_serves(tmp_path: Path) -> None:
 )
 def test_a_broken_plugin_is_named(tmp_path: Path, mlflow_server: MlflowServer, body: str, message: str) -> None:
     (tmp_path / "broken_plugin.py").write_text(body)
-    environment = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_PLUGINS": "broken_plugin"}
+    environment = {"MLFLOW_TRACKING_URI": mlflow_server.uri, "TRACKLAYER_PLUGINS": "broken_plugin", **THERE}
     told = ends_as_untracked(tmp_path, environment)
     assert message in told

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.outage import flush, runs_of
+from harness.patience import patient
+from harness.pipeline import PLUGINS
 from harness.process import Program, wait_for
 from tracklayer.backend import open_backend
 from tracklayer.identity import UPSTREAM_TAG
 from tracklayer.linking import read_links
 from tracklayer.machine import PROCESS_TAG, process_of
 from tracklayer.reconcile import Findings, Repair, Scope, examine, repair
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +72,7 @@ def start(recording_proxy: RecordingProxy, tmp_path: Path, name: str) -> Iterato
 
 
 def examined(uri: str, name: str) -> tuple[Findings, Callable[[], list[Repair]]]:
-    settings = Settings(tracking_uri=uri, disabled_plugins=("airflow", "git", "kubeflow", "prefect"))
+    settings = patient(uri, disabled_plugins=PLUGINS)
     backend = open_backend(settings)
     assert backend is not None
     findings = examine(backend, settings, Scope(experiments=frozenset([name])))

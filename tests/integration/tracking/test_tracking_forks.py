@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.leaving import BEGAN, opening_of
+from harness.patience import patient
 from tracklayer import RunContext, TaskRun, WorkflowRun, closing
 from tracklayer.backend import open_backend
 from tracklayer.closing import close
@@ -25,7 +26,6 @@ from tracklayer.journal.live import LiveJournal
 from tracklayer.journal.operations import Begin, End, Header
 from tracklayer.journal.recovery import Recovery, Survey, left_behind
 from tracklayer.provisional import provisional_id
-from tracklayer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.mlflow import MlflowServer
     from harness.proxy import RecordingProxy
     from tracklayer.backend import Backend
+    from tracklayer.settings import Settings
     from tracklayer.store import Run, Store
 
 ENDED = BEGAN + 2_000
@@ -141,7 +142,7 @@ def test_what_a_fork_has_left_behind_does_not_end_the_script(
 ) -> None:
     """Both were cut off: the script's journal is delivered, and then that of its fork."""
     proxy = proxy_before(uri)
-    settings = Settings(tracking_uri=proxy.uri, journal=str(tmp_path / "journal"))
+    settings = patient(proxy.uri, journal=str(tmp_path / "journal"))
     with proxy.refused():
         script, fork, _ = program.run(how, MLFLOW_TRACKING_URI=proxy.uri, TRACKLAYER_JOURNAL=str(settings.journal))
     first, second = (taken(settings, pid) for pid in (script, fork))
@@ -219,7 +220,7 @@ class Forked:
 
 @pytest.fixture
 def forked(mlflow_server: MlflowServer, tmp_path: Path) -> Forked:
-    return Forked(Settings(tracking_uri=mlflow_server.uri, journal=str(tmp_path / "journal")))
+    return Forked(patient(mlflow_server.uri, journal=str(tmp_path / "journal")))
 
 
 def test_a_script_that_has_ended_is_not_ended_by_what_an_older_version_has_left(forked: Forked) -> None:

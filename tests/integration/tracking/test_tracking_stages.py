@@ -15,6 +15,7 @@ import pytest
 
 import tracklayer
 from harness.lookup import get
+from harness.patience import PATIENCE, patient
 from tracklayer import RunContext
 from tracklayer.settings import Settings
 from tracklayer.tracking import close_workflow_run, track
@@ -128,7 +129,7 @@ def test_artifacts_are_stored_where_they_belong(store: Store, at: Callable[..., 
 def test_stages_can_have_experiments_of_their_own(
     store: Store, uri: str, workflow: str, at: Callable[..., RunContext]
 ) -> None:
-    settings = Settings(tracking_uri=uri, experiment="{workflow}/{stage}")
+    settings = patient(uri, experiment="{workflow}/{stage}")
     with track("training", context=at("fit"), settings=settings) as run:
         left = tracklayer.tracking.open_stage("evaluation", context=at("score"), settings=settings)
     names = [store.get_experiment(get(store, one.run_id).experiment_id).name for one in (run, left)]
@@ -327,7 +328,7 @@ def test_params_of_the_orchestrator_give_way_to_those_of_user_code(
     module = f"orchestrator_{tmp_path.name}"
     (tmp_path / f"{module}.py").write_text(ORCHESTRATOR)
     monkeypatch.syspath_prepend(str(tmp_path))
-    settings = Settings(tracking_uri=uri, plugins=(module,))
+    settings = patient(uri, plugins=(module,))
     with track(context=at("fit"), settings=settings, run_name="x") as run:
         run.log_params({"lr": 0.2})
         run.flush()
@@ -344,7 +345,7 @@ def child(environment: dict[str, str]) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "TRACKLAYER_"))}
     done = subprocess.run(
         [sys.executable, "-c", CHILD],
-        env={**clean, **environment},
+        env={**clean, "TRACKLAYER_PATIENCE": str(PATIENCE), **environment},
         capture_output=True,
         text=True,
         timeout=60,

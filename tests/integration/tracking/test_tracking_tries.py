@@ -12,6 +12,7 @@ import pytest
 
 import tracklayer
 from harness.lookup import get
+from harness.patience import patient
 from harness.process import wait_for
 from tracklayer import RunContext, TaskRun, hookimpl, registry
 from tracklayer.backend import open_backend
@@ -24,7 +25,6 @@ from tracklayer.identity import parse_token
 from tracklayer.opening import milliseconds
 from tracklayer.outcome import ELSEWHERE, OUTCOME_TAG, Outcome
 from tracklayer.provisional import id_tag, is_provisional, provisional_id
-from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
 from tracklayer.tracking import close_workflow_run, open_workflow_run, track
 
@@ -54,7 +54,7 @@ def test_a_retry_in_another_experiment_supersedes_the_earlier_one_too(
     first = tracklayer.tracking.open_stage(context=at("fit"))  # its process dies without a word
     again = at("fit", try_number=2)
     elsewhere = f"{again.workflow_run.workflow}-again"
-    with track(context=again, settings=Settings(tracking_uri=uri), experiment=elsewhere) as second:
+    with track(context=again, settings=patient(uri), experiment=elsewhere) as second:
         pass
     runs = [get(store, run.run_id) for run in (first, second)]
     assert runs[0].experiment_id != runs[1].experiment_id
@@ -65,7 +65,7 @@ def test_a_retry_in_another_experiment_supersedes_the_earlier_one_too(
 def test_attempts_reuse_goes_on_with_the_run_of_the_earlier_try(
     store: Store, uri: str, at: Callable[..., RunContext]
 ) -> None:
-    settings = Settings(tracking_uri=uri, attempts="reuse")
+    settings = patient(uri, attempts="reuse")
     with pytest.raises(ValueError, match="first"), track(context=at("fit"), settings=settings) as first:
         raise ValueError("first")
     with track(context=at("fit", try_number=2), settings=settings) as second:
@@ -76,7 +76,7 @@ def test_attempts_reuse_goes_on_with_the_run_of_the_earlier_try(
 
 def test_a_reused_run_is_that_of_the_later_try(store: Store, uri: str, at: Callable[..., RunContext]) -> None:
     """So it goes on with it after a deferral, too, and what comes late of the earlier one does not end it."""
-    settings = Settings(tracking_uri=uri, attempts="reuse")
+    settings = patient(uri, attempts="reuse")
     first = tracklayer.tracking.open_stage(context=at("fit"), settings=settings)
     first.set_tags({OUTCOME_TAG: "timed out"})
     first.end("FAILED", error="the first")
@@ -107,7 +107,7 @@ def test_a_run_whose_creation_got_no_answer_is_not_created_twice(
     mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], at: Callable[..., RunContext]
 ) -> None:
     proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri)
+    settings = patient(proxy.uri)
     parent = open_workflow_run(at("fit"), settings=settings)
     assert parent
     proxy.lost("runs/create")
@@ -185,7 +185,7 @@ def test_a_workflow_run_goes_on_while_a_task_runs_in_an_experiment_of_its_own(
     store: Store, uri: str, at: Callable[..., RunContext], workflow: str
 ) -> None:
     """Where only its tasks can see the end of a workflow run, the last one is the last in whatever experiment."""
-    settings = Settings(tracking_uri=uri)
+    settings = patient(uri)
     backend = open_backend(settings)
     assert backend
     with track(context=at("prepare")) as run:
@@ -257,9 +257,8 @@ def test_one_that_is_delivered_late_is_not_left_open(
 ) -> None:
     """The workflow run may have ended long before: then nobody would end it. What is told then makes it right."""
     proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri)
-    patient = Settings(tracking_uri=proxy.uri, patience=20.0)  # the parent is to be there before anything goes wrong
-    parent = open_workflow_run(at("wait"), settings=patient)
+    settings = patient(proxy.uri)
+    parent = open_workflow_run(at("wait"), settings=settings)
     assert parent
     assert not is_provisional(parent.run_id)
     proxy.lost("runs/create")
@@ -322,7 +321,7 @@ def test_params_of_a_workflow_run_are_there_although_the_answer_to_its_creation_
             return {"rows": 7} if context.task_run is None else None
 
     proxy = proxy_before(mlflow_server.uri)
-    settings = Settings(tracking_uri=proxy.uri)
+    settings = patient(proxy.uri)
     plugin = Orchestrator()
     registry.load(settings).register(plugin)
     proxy.lost("runs/create")
