@@ -47,6 +47,7 @@ def paths(proxy: RecordingProxy) -> list[str]:
     return [request.path for request in proxy.requests]
 
 
+@pytest.mark.usefixtures("in_time")
 def test_a_stage_takes_three_requests_beside_those_for_experiment_and_parent(
     recorder: Recorder, proxy: RecordingProxy, name: str
 ) -> None:

@@ -389,6 +389,7 @@ def test_a_stage_that_was_opened_without_the_server_has_everything_in_the_end(
     assert MlflowClient(pipeline.uri).get_run(stage.run_id or "").info.run_id == told.info.run_id
 
 
+@pytest.mark.usefixtures("in_time")
 def test_a_tutorial_takes_few_requests(away: tuple[Pipeline, RecordingProxy]) -> None:
     pipeline, proxy = away
     # A look whether the server is there is a request more, and so is what is sent for its age.

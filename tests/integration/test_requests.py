@@ -25,10 +25,14 @@ METRICS = {f"metric_{n}": float(n) for n in range(10)}
 
 @pytest.fixture
 def proxy(
-    mlflow_server: MlflowServer, proxy_before: Callable[[str], RecordingProxy], monkeypatch: pytest.MonkeyPatch
+    mlflow_server: MlflowServer,
+    proxy_before: Callable[[str], RecordingProxy],
+    monkeypatch: pytest.MonkeyPatch,
+    in_time: None,
 ) -> RecordingProxy:
     recording = proxy_before(mlflow_server.uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", recording.uri)
+    monkeypatch.setenv("TRACKLAYER_FLUSH_INTERVAL", "60")  # else what is logged on a slow machine is sent for its age
     return recording
 
 
