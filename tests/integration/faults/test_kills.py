@@ -47,4 +47,5 @@ def test_what_was_acknowledged_survives(
     stage.deliver(seconds=400)  # some thousand requests
     assert stage.differences(victim, died=True, closed=False) == [], told
     killer.close()
+    stage.deliver()  # on a busy machine the last of these ends before all of it is sent
     assert stage.differences(victim, died=True) == [], told
