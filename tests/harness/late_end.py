@@ -12,7 +12,6 @@ from harness.leaving import opening_of
 from tracklayer.backend import open_backend
 from tracklayer.closing import close
 from tracklayer.creation import create
-from tracklayer.exceptions import StoreUnavailable
 from tracklayer.journal.folder import JournalFolder
 from tracklayer.journal.left import LeftJournal
 from tracklayer.journal.live import LiveJournal
@@ -31,6 +30,10 @@ if TYPE_CHECKING:
     from tracklayer.store import Run, Store
 
 ENDED = 1_700_000_002_000
+
+
+class Died(BaseException):
+    """The process is no more: nobody in it can say what became of its request."""
 
 
 class Meanwhile:
@@ -97,7 +100,7 @@ class World:
         try:
             while recovery.step():
                 pass
-        except StoreUnavailable:  # its process died
+        except Died:
             recovery.finish()
             raise
         assert recovery.finish()

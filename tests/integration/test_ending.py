@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import msgspec
 import pytest
 
-from harness.late_end import ENDED, Meanwhile, World
+from harness.late_end import ENDED, Died, Meanwhile, World
 from harness.leaving import opening_of
 from harness.patience import patient
 from harness.process import wait_for
@@ -23,7 +23,6 @@ from tracklayer.completion import close_if_last
 from tracklayer.context import RunRef
 from tracklayer.creation import create
 from tracklayer.ending import DIED, IN_PLACE, LEFT_OPEN, REAL_END_TAG, RealEnd, end_instead, is_untold, leave_open
-from tracklayer.exceptions import StoreUnavailable
 from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, run_key, workflow_run_key
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.late_ends import FEW
@@ -81,14 +80,14 @@ def test_the_real_end_wins_also_if_the_process_that_tells_it_dies_meanwhile(
 
         def die(at: int = at, died: list[int] = died) -> None:
             died.append(at)
-            raise StoreUnavailable("dead")
+            raise Died
 
         world.close(world.backend())
         backend = world.backend()
         sound, backend.store = backend.store, Meanwhile(backend.store, at, die)
         try:
             world.deliver(backend)
-        except StoreUnavailable:
+        except Died:
             backend.store = sound
             world.deliver(backend)
         backend.store = sound
