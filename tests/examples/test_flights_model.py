@@ -21,6 +21,9 @@ from flights_model.training import Trained, TrainingSettings, fit, train
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Storing a model by skops looks at all that is imported: of Airflow, too, where its tests came before in this process.
+pytestmark = pytest.mark.filterwarnings("ignore:The `airflow")
+
 SAMPLE = 6_000
 
 

@@ -23,6 +23,7 @@ MODULES: Final = (
     "tracklayer.tracking",
     "tracklayer_airflow.execution",
     "tracklayer_airflow.hookimpls",
+    "tracklayer_airflow.late",
     "tracklayer_airflow.observing",
 )
 """With these comes all that a stage needs on a server over HTTP; neither mlflow nor user code is among it."""
