@@ -8,9 +8,8 @@ import time
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
 import pytest
 
 from harness.late_end import ENDED, Died, Meanwhile, World
@@ -27,7 +26,7 @@ from tracklayer.identity import PARENT_TAG, SUPERSEDED_TAG, run_key, workflow_ru
 from tracklayer.journal.endings import LOST
 from tracklayer.journal.late_ends import FEW
 from tracklayer.journal.left import LeftJournal
-from tracklayer.journal.operations import Close, End, LeftOpen, Log, Lost, Named
+from tracklayer.journal.operations import Close, End, LeftOpen, Lost, Named
 from tracklayer.journal.recorder import Recorder
 from tracklayer.journal.recovery import Recovery, left_behind
 from tracklayer.journal.refusals import refusals
@@ -227,62 +226,6 @@ def test_what_has_started_since_the_end_of_the_workflow_run_goes_on(
     assert ("tracklayer.error.message" in above.tags) == (parent == "FAILED")
     close(context, "FINISHED", settings, backend, ended_at=ENDED)
     assert backend.store.get_run(above.run_id).status == "FINISHED"
-
-
-@pytest.mark.parametrize("status", ["RUNNING", "FINISHED"])
-def test_what_comes_late_of_a_try_gives_way_to_the_one_that_goes_on_with_its_run(
-    settings: Settings, status: Literal["RUNNING", "FINISHED"]
-) -> None:
-    """With ``attempts = "reuse"``: its end, and the end of the workflow run as it was before the task was cleared."""
-    settings = msgspec.structs.replace(settings, attempts="reuse")
-    world = World(settings, "timed out", named=True)
-    first = world.opening
-    assert first.context.task_run
-    assert first.parent
-    context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
-    later = ENDED + CLOCKS + 10_000
-    again = replace(first, context=context, key=run_key(context), attempts="reuse", start_time=later)
-    backend = world.backend()
-    assert create(again, backend).ref.run_id == world.run_id
-    if status == "FINISHED":
-        backend.store.update_run(world.run_id, status=status, end_time=later + 1_000)
-    before = world.run()
-
-    world.deliver(backend)
-    # Whoever has created the run, and heard no answer, may look for it as late.
-    assert create(first, backend, again=True).ref.run_id == world.run_id
-    close(first.parent.context, "FAILED", settings, backend, ended_at=ENDED)
-    after = world.run()
-    assert (after.status, after.end_time, after.tags) == (before.status, before.end_time, before.tags)
-    parent = backend.store.get_run(after.tags[PARENT_TAG])
-    assert parent.status == ("RUNNING" if status == "RUNNING" else "FAILED")
-    assert close(first.parent.context, "FINISHED", settings, backend, ended_at=later + 2_000)
-    assert world.run().status == ("KILLED" if status == "RUNNING" else "FINISHED")
-
-
-@pytest.mark.parametrize("delivered", ["before", "after"])
-def test_an_end_that_was_announced_of_an_earlier_try_is_not_the_later_ones(settings: Settings, delivered: str) -> None:
-    """It was killed in the callbacks of its end, say, or its journal comes late; ``attempts = "reuse"``."""
-    settings = msgspec.structs.replace(settings, attempts="reuse")
-    world = World(settings, None)
-    assert settings.journal
-    shutil.rmtree(settings.journal)
-    told = Log(world.run_id, tags=RealEnd("FAILED", ENDED).tags())
-    first = world.opening
-    assert first.context.task_run
-    world.append(Named(provisional_id(first.key), world.run_id, world.run().experiment_id), told)
-    backend = world.backend()
-    if delivered == "before":
-        backend.store.log_batch(world.run_id, tags=told.tags)
-    context = replace(first.context, task_run=replace(first.context.task_run, try_number=2))
-    again = replace(first, context=context, key=run_key(context), attempts="reuse", start_time=ENDED + 60_000)
-    assert create(again, backend).ref.run_id == world.run_id
-    if delivered == "after":
-        world.deliver(backend)
-    assert world.run().status == "RUNNING"
-    assert end_instead(backend.store, world.run_id, "KILLED", ENDED + 90_000, {OUTCOME_TAG: DIED})
-    run = world.run()
-    assert (run.status, run.end_time, run.tags[OUTCOME_TAG]) == ("KILLED", ENDED + 90_000, DIED)
 
 
 def test_a_run_that_begins_and_ends_while_its_workflow_run_is_closed_ends_by_itself(settings: Settings) -> None:

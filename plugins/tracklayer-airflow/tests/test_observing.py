@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -22,9 +21,7 @@ from harness.outage import flush, journals
 from harness.process import wait_for
 from tracklayer.identity import ROOT_TAG, parse_token
 from tracklayer.linking import read_links
-from tracklayer.settings import Settings
 from tracklayer.store.opening import open_store
-from tracklayer_airflow import observing
 from tracklayer_airflow.workflow import PARENT_URL_XCOM
 
 if TYPE_CHECKING:
@@ -496,12 +493,3 @@ def test_on_a_real_scheduler(tmp_path: Path, mlflow_server: MlflowServer) -> Non
     assert store.get_experiment_by_name("nothing_of_mlflow") is None, "nothing was tracked, so nothing is made"
     flush(mlflow_server.uri, journal=home.folder / "journal")
     assert journals(home.folder / "journal") == [], "nobody waits for the parent that never comes"
-
-
-def test_nobody_waits_long_to_learn_whether_a_run_was_left_open() -> None:
-    """A task that was rescheduled asks for its run at its end, and a server may take the question and not answer."""
-    with socket.create_server(("127.0.0.1", 0)) as frozen:
-        settings = Settings(tracking_uri=f"http://127.0.0.1:{frozen.getsockname()[1]}", timeout=60)
-        began = time.monotonic()
-        assert not observing._is_there("mlflow.tracklayer.key.0", settings)
-        assert time.monotonic() - began < 30, "the store's own time-out is 60 s"
