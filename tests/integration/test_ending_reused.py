@@ -21,6 +21,7 @@ from tracklayer.provisional import provisional_id
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from harness.mlflow import MlflowServer
     from tracklayer.settings import Settings
 

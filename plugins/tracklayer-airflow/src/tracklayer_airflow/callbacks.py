@@ -66,10 +66,10 @@ class _Announcement:
             log.warning("tracking: the end of an observed task is told only after its callbacks", exc_info=True)
 
 
-class _List(list[Any]):
-    """A list of callbacks that announces the end of the task when Airflow goes through it.
+class _Announcing:
+    """What a list and a tuple of callbacks have in common that announce the end of the task when Airflow goes through them.
 
-    A copy, and what comes of it in another process, is an ordinary list: nothing is to be announced there.
+    A copy, and what comes of it in another process, is an ordinary one: nothing is to be announced there.
     """
 
     before: _Announcement | None = None
@@ -77,24 +77,19 @@ class _List(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         if self.before is not None:
             self.before()
-        return super().__iter__()
+        return super().__iter__()  # type: ignore[misc,no-any-return]  # of the list, or tuple, that it is mixed into
 
     def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
-        return list, (self[:],)
+        plain = list if isinstance(self, list) else tuple
+        return plain, (self[:],)  # type: ignore[index]  # as above
 
 
-class _Tuple(tuple[Any, ...]):  # noqa: SLOT001  # it has an attribute
-    """As `_List`, of a tuple."""
+class _List(_Announcing, list[Any]):
+    """A list of callbacks."""
 
-    before: _Announcement | None = None
 
-    def __iter__(self) -> Iterator[Any]:
-        if self.before is not None:
-            self.before()
-        return super().__iter__()
-
-    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
-        return tuple, (self[:],)
+class _Tuple(_Announcing, tuple[Any, ...]):  # noqa: SLOT001  # it has an attribute
+    """A tuple of callbacks."""
 
 
 _LIKENESSES: Final[dict[type, type[Any]]] = {list: _List, tuple: _Tuple}
