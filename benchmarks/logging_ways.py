@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +126,16 @@ def _entered(manager: Any) -> tuple[Any, Callable[[], object]]:
     return manager.__enter__(), lambda: manager.__exit__(None, None, None)
 
 
+def _deliver(run: Any) -> None:
+    """Wait until the server has all; a flush gives up where the server is away, as a slow machine's may seem to be."""
+    while not run.flush():
+        time.sleep(0.01)
+
+
 def _tracked() -> Logger:
     """``run.log_metric`` in a tracked stage."""
     run, end = _entered(_stage("run"))
-    logger = Logger(lambda step: run.log_metric("loss", step * 0.1, step), run.flush, end)
+    logger = Logger(lambda step: run.log_metric("loss", step * 0.1, step), partial(_deliver, run), end)
     logger.run_id = run.run_id or ""
     return logger
 
@@ -144,7 +151,7 @@ def _fluent_in_stage() -> Logger:
 
     run, end = _entered(_stage("fluent"))
     mlflow.log_metric("loss", 0.0, 0)
-    return Logger(lambda step: mlflow.log_metric("loss", step * 0.1, step), run.flush, end)
+    return Logger(lambda step: mlflow.log_metric("loss", step * 0.1, step), partial(_deliver, run), end)
 
 
 def _fluent_over_nothing() -> Logger:

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from mlflow import MlflowClient
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -83,6 +85,34 @@ def test_the_journal_is_measured(
     assert values["… throughput of run.log_metric until delivered, to raw batches, SQLite"] > 0
     assert values["… throughput of what is queued, to raw batches, SQLite"] > 0
     assert 0 < values["memory, 1,000 points, untracked"] < values["memory, a stage with nothing queued"]
+
+
+@pytest.mark.slow
+def test_what_is_measured_until_delivered_is_delivered(
+    load: Any, mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the server was slow enough to be given up meanwhile: else a turn that sent nothing would count as a fast one."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    environ = {
+        "MLFLOW_TRACKING_URI": mlflow_server.uri,
+        "TRACKLAYER_JOURNAL": str(tmp_path / "journal"),
+        "TRACKLAYER_EXPERIMENT": "given up meanwhile",
+        "TRACKLAYER_TIMEOUT": "1",
+    }
+    with load("logging_ways").started("tracked", environ) as way:
+        way.ask("deliver", 1)
+        mlflow_server.freeze()
+        try:
+            way.ask("points", 1_000)
+            time.sleep(3)
+        finally:
+            mlflow_server.thaw()
+        way.ask("wait")
+        client = MlflowClient(mlflow_server.uri)
+        experiment = client.get_experiment_by_name("given up meanwhile")
+        assert experiment is not None
+        last = [run.data.metrics.get("loss") for run in client.search_runs([experiment.experiment_id])]
+        assert pytest.approx(100.0) in last
 
 
 @pytest.mark.parametrize("orchestrator", ["airflow", "prefect", "kubeflow"])
