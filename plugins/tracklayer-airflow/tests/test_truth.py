@@ -73,14 +73,14 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: MlflowServe
         "AIRFLOW__API__BASE_URL": PAGES,
     }
     with AirflowService(AirflowHome(folder / "home", dags), environ=environ) as service:
-        failed = service.trigger("truth")
-        waiting = service.trigger("waits", {"hold": str(hold)})
         forgotten = service.trigger("forgotten")
         assert service.wait("forgotten", forgotten)["state"] == "success"
         (dags / "forgotten.py").unlink()
-        wait_for(lambda: is_deleted(service, "forgotten"), 60, "deletion of a DAG")
+        failed = service.trigger("truth")
+        waiting = service.trigger("waits", {"hold": str(hold)})
         assert service.wait("truth", failed, seconds=240)["state"] == "failed"
-        # A DAG processor that was reading the file while that went has written the DAG down once more.
+        # Not before: a scheduler of Airflow 3.1 that has yet to hear from its executor of a task that is deleted ends with
+        # an error. And a DAG processor that was reading the file while that went has written the DAG down once more.
         wait_for(lambda: is_deleted(service, "forgotten"), 60, "deletion of a DAG")
         yield Airflow(service, failed, waiting, forgotten, hold)
         hold.unlink(missing_ok=True)
