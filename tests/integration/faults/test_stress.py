@@ -42,6 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     """A clock that is put on by hand; what waits for a real one waits no longer."""
     clock = Clock()
     monkeypatch.setattr(f"{DELIVERY}.isolation._now", clock)
+    monkeypatch.setattr(f"{DELIVERY}.second_look.APART", 0)
     monkeypatch.setattr(f"{DELIVERY}.holding.HELD", (0.0, 0.0))
     monkeypatch.setattr(f"{DELIVERY}.thinning._PAUSE", 0.0)
     monkeypatch.setattr(f"{DELIVERY}.flight.HEAD_START", (0.0, 0.0))
