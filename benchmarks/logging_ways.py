@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FOREIGN = ("MLFLOW_", "TRACKLAYER_", "WANDB_", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH")
 """How the variables begin that a way does not inherit."""
 
+DELIVERED = 600
+"""Seconds after which a way no longer waits for the server to have everything."""
+
 
 class Way:
     """A process that logs in one way."""
@@ -127,8 +130,15 @@ def _entered(manager: Any) -> tuple[Any, Callable[[], object]]:
 
 
 def _deliver(run: Any) -> None:
-    """Wait until the server has all; a flush gives up where the server is away, as a slow machine's may seem to be."""
+    """Wait until the server has all; a flush gives up where the server is away, as a slow machine's may seem to be.
+
+    Raises:
+        TimeoutError: it does not have it within `DELIVERED` seconds.
+    """
+    end = time.monotonic() + DELIVERED
     while not run.flush():
+        if time.monotonic() > end:
+            raise TimeoutError(f"what was logged is not delivered within {DELIVERED} s")
         time.sleep(0.01)
 
 
